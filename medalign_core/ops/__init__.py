@@ -1,0 +1,1 @@
+"""Small tensor operations: draws, k-NN graphs, message passing, location grids."""

@@ -1,0 +1,1 @@
+"""Solvers: frozen dataclasses of hyperparameters with one batched call."""

@@ -1,0 +1,67 @@
+"""The values that travel between floors: frozen dataclasses of tensors, shapes annotated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+
+class DrawKey(NamedTuple):
+    """What every random draw of a micro-batch is keyed by: never a rank, a worker or a clock.
+
+    Attributes:
+        seed: the run's seed.
+        step: the optimizer step, counted from 0.
+        index: the micro-batch's place within its step, in [0, global_batch / micro_batch).
+    """
+
+    seed: int
+    step: int
+    index: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageBatch:
+    """One micro-batch: V augmented views of each of B images.
+
+    Attributes:
+        images: (B, V, 3, H, W) uint8, RGB in 0..255; normalisation is the encoder's first step.
+        boxes: (B, V, 4) float32, the crop each view shows as (top, left, height, width), each in [0, 1] of the
+            source image's height or width.
+        flipped: (B, V) bool, True where the view is mirrored left to right after the crop.
+        valid: (B,) bool, False for a hole: a row that could not be read. A hole never counts in a loss.
+        labels: (B,) int64, class index, -1 where the corpus has no label.
+        ids: (B,) int64, the row's number within its corpus split; -1 for a hole that fills a padding micro-batch.
+        key: what random draws of this micro-batch are keyed by.
+        weight: the share of this micro-batch in its step: 1, or 0 for a padding micro-batch.
+    """
+
+    images: UInt8[Tensor, "B V 3 H W"]
+    boxes: Float[Tensor, "B V 4"]
+    flipped: Bool[Tensor, "B V"]
+    valid: Bool[Tensor, " B"]
+    labels: Int[Tensor, " B"]
+    ids: Int[Tensor, " B"]
+    key: DrawKey
+    weight: float = 1.0
+
+    def to(self, device: torch.device | str) -> ImageBatch:
+        """Return the same batch with every tensor on `device`."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{n: v.to(device, non_blocking=True) for n, v in moved.items() if isinstance(v, Tensor)})
+
+
+class ImageFeatures(NamedTuple):
+    """What an image encoder returns.
+
+    Attributes:
+        map: (B, D, R, S) the last feature map, row by row from the top left.
+        pooled: (B, D) its mean over the R x S cells.
+    """
+
+    map: Float[Tensor, "B D R S"]
+    pooled: Float[Tensor, "B D"]

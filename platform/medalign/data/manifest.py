@@ -1,0 +1,127 @@
+"""The manifest of a corpus: what shards it has, what their columns mean, where they came from. Written last."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+
+import pyarrow as pa
+
+from medalign import storage
+from medalign.errors import CorpusError
+
+SCHEMA_VERSION = "medalign.corpus/1"
+FILE_NAME = "manifest.json"
+
+BOX = pa.struct([("label", pa.string())] + [(name, pa.float32()) for name in ("left", "top", "right", "bottom")])
+COLUMNS = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),  # stable hash of the source's relative path and part
+        pa.field("image", pa.binary(), nullable=False),  # encoded PNG or JPEG
+        pa.field("label", pa.string()),
+        pa.field("caption", pa.string()),
+        pa.field("group", pa.string(), nullable=False),  # hash of patient, photograph or volume: never split
+        pa.field("modality", pa.string()),
+        pa.field("body_part", pa.string()),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("pixels", pa.string(), nullable=False),  # hash of the decoded pixels: finds duplicates
+        pa.field("boxes", pa.list_(BOX)),  # in pixels of this image
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One Parquet file: `row_groups` holds the number of rows of each row group."""
+
+    path: str
+    rows: int
+    row_groups: tuple[int, ...]
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """The shards of one split; `classes` counts its labelled rows per class."""
+
+    rows: int
+    groups: int
+    classes: dict[str, int]
+    shards: tuple[Shard, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """A corpus. `classes` is sorted: a label's index is its place in it."""
+
+    name: str
+    splits: dict[str, Split]
+    classes: tuple[str, ...]
+    columns: dict[str, str] = field(default_factory=lambda: {f.name: str(f.type) for f in COLUMNS})
+    source: dict[str, str] = field(default_factory=dict)
+    licence: str = "unknown"
+    transforms: tuple[str, ...] = ()
+    quarantined: tuple[dict[str, str], ...] = ()
+    fingerprint: str = ""
+    schema: str = SCHEMA_VERSION
+
+    def split(self, name: str) -> Split:
+        """Return a split.
+
+        Raises:
+            CorpusError: the corpus has no images of that split.
+        """
+        if name not in self.splits or not self.splits[name].rows:
+            have = ", ".join(sorted(self.splits)) or "none"
+            raise CorpusError(f"corpus {self.name!r} has no images of split {name!r}; it has: {have}.")
+        return self.splits[name]
+
+    def dumps(self) -> str:
+        """Return the manifest as JSON, the same bytes for the same corpus."""
+        return json.dumps(asdict(self), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def write(uri: str, manifest: Manifest) -> None:
+    """Write a corpus's manifest: the last act of a preparation, before which the corpus does not exist."""
+    storage.write_bytes(storage.join(uri, FILE_NAME), manifest.dumps().encode())
+
+
+def read(uri: str) -> Manifest:
+    """Read a corpus's manifest.
+
+    Raises:
+        CorpusError: no manifest there, not JSON, or of another schema version.
+        StorageError: the place cannot be reached.
+    """
+    where = storage.join(uri, FILE_NAME)
+    if not storage.exists(where):
+        raise CorpusError(f"{uri}: no corpus here ({FILE_NAME} is missing); make one with `medalign data prepare`.")
+    try:
+        raw = json.loads(storage.read_bytes(where))
+    except ValueError as error:
+        raise CorpusError(f"{where}: not a JSON manifest ({error}); prepare the corpus again.") from error
+    version = raw.get("schema") if isinstance(raw, dict) else None
+    if version != SCHEMA_VERSION:
+        raise CorpusError(
+            f"{where}: schema {version!r}, this release reads {SCHEMA_VERSION!r}; prepare the corpus again."
+        )
+    try:
+        return _parse(raw)
+    except (KeyError, TypeError) as error:
+        raise CorpusError(f"{where}: incomplete manifest ({error}); prepare the corpus again.") from error
+
+
+def _parse(raw: dict) -> Manifest:
+    splits = {
+        name: Split(
+            rows=split["rows"],
+            groups=split["groups"],
+            classes=split["classes"],
+            shards=tuple(Shard(**{**shard, "row_groups": tuple(shard["row_groups"])}) for shard in split["shards"]),
+        )
+        for name, split in raw["splits"].items()
+    }
+    tuples = {name: tuple(raw[name]) for name in ("classes", "transforms", "quarantined")}
+    return Manifest(**{**raw, "splits": splits, **tuples})

@@ -1,0 +1,1 @@
+"""Evaluation tasks: pure functions over (model, batches), and the thin shells that run them over a corpus."""
