@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
@@ -14,31 +16,35 @@ def classification_scores(
     probabilities: Float[ndarray, "N C"],
     *,
     weights: Float[ndarray, "*R N"] | None = None,
+    metrics: Sequence[str] = METRICS,
 ) -> dict[str, Float[ndarray, "*R"]]:
-    """Return every metric of `METRICS`; the predicted class is the most probable one (the first, in a tie).
+    """Return each of `metrics`; the predicted class is the most probable one (the first, in a tie).
 
     Args:
         labels: (N,) class indices in [0, C).
         probabilities: (N, C) scores per class, larger is more likely.
         weights: (..., N) >= 0, how often each sample counts; leading axes are independent replicates. None counts
             each sample once.
+        metrics: any of `METRICS`.
 
     Returns:
         One array of shape (...) per metric.
 
     Raises:
-        ValueError: shapes that do not fit, or a label outside [0, C).
+        ValueError: shapes that do not fit, a label outside [0, C), or a metric that is none of `METRICS`.
     """
     probabilities = np.asarray(probabilities, dtype=np.float64)
     if probabilities.ndim != 2 or len(probabilities) != len(labels):
         raise ValueError(f"probabilities must be ({len(labels)}, C), got {probabilities.shape}.")
-    table = confusion(labels, probabilities.argmax(1), classes=probabilities.shape[1], weights=weights)
-    return {
-        "accuracy": accuracy(table),
-        "balanced_accuracy": balanced_accuracy(table),
-        "macro_f1": macro_f1(table),
-        "auroc": auroc(labels, probabilities, weights=weights),
-    }
+    if unknown := set(metrics) - set(METRICS):
+        raise ValueError(f"no metric {min(unknown)!r}; there are {', '.join(METRICS)}.")
+    found = {}
+    if set(metrics) & set(_FROM_CONFUSION):
+        table = confusion(labels, probabilities.argmax(1), classes=probabilities.shape[1], weights=weights)
+        found = {name: metric(table) for name, metric in _FROM_CONFUSION.items()}
+    if "auroc" in metrics:
+        found["auroc"] = auroc(labels, probabilities, weights=weights)
+    return {name: found[name] for name in metrics}
 
 
 def confusion(
@@ -151,3 +157,6 @@ def _weights(weights: ndarray | None, samples: int) -> ndarray:
     if weights.shape[-1:] != (samples,):
         raise ValueError(f"weights must be (..., {samples}), got {weights.shape}.")
     return weights
+
+
+_FROM_CONFUSION = {"accuracy": accuracy, "balanced_accuracy": balanced_accuracy, "macro_f1": macro_f1}

@@ -11,6 +11,7 @@ MedAlignError
   OrderError           a micro-batch arrived out of turn: stop rather than train on the wrong data
   CheckpointError      a checkpoint that is incomplete or does not fit
   NonFiniteError       a non-finite loss or gradient under the policy `stop`
+  FrozenError          an encoder that must stay frozen changed while it was evaluated
 """
 
 from __future__ import annotations
@@ -51,3 +52,7 @@ class CheckpointError(MedAlignError):
 
 class NonFiniteError(MedAlignError):
     """A non-finite loss or gradient under the policy `stop`."""
+
+
+class FrozenError(MedAlignError):
+    """An encoder that must stay frozen changed while it was evaluated."""

@@ -102,6 +102,14 @@ def test_absent_classes_count_neither_in_recall_nor_in_f1() -> None:
     assert np.isnan(balanced_accuracy(np.zeros((2, 2))))
 
 
+def test_one_metric_can_be_asked_for_alone() -> None:
+    labels, probabilities = problem(2)
+    everything = classification_scores(labels, probabilities)
+    assert classification_scores(labels, probabilities, metrics=["auroc"]) == {"auroc": everything["auroc"]}
+    with pytest.raises(ValueError, match="no metric 'dice'"):
+        classification_scores(labels, probabilities, metrics=["dice"])
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [(np.array([0, 3]), "lie in"), (np.array([0.0, 1.0]), "integers"), (np.array([], dtype=int), "non-empty")],
