@@ -127,11 +127,17 @@ def open_output(uri: str) -> Iterator[BinaryIO]:
 
 def list_files(uri: str, *, recursive: bool = True) -> list[str]:
     """Return the URIs of the files under a folder, sorted; a missing folder has none."""
+    return list(list_sizes(uri, recursive=recursive))
+
+
+def list_sizes(uri: str, *, recursive: bool = True) -> dict[str, int]:
+    """Return the sizes in bytes of the files under a folder, sorted by URI; a missing folder has none."""
     filesystem, path = resolve(uri)
     with _named(uri):
         infos = filesystem.get_file_info(fs.FileSelector(path, recursive=recursive, allow_not_found=True))
     prefix = path.rstrip("/") + "/"
-    return sorted(join(uri, info.path.removeprefix(prefix)) for info in infos if info.type == fs.FileType.File)
+    files = (info for info in infos if info.type == fs.FileType.File)
+    return dict(sorted((join(uri, info.path.removeprefix(prefix)), info.size or 0) for info in files))
 
 
 def list_folders(uri: str) -> list[str]:

@@ -1,0 +1,43 @@
+"""The Ray cluster of this process: join the one it belongs to, or start a quiet local one."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+# Set before Ray starts, so that every worker inherits them; a value the user has set stays.
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # otherwise Ray reports usage to its makers
+    "AWS_EC2_METADATA_DISABLED": "true",  # no request to 169.254.169.254 when no credentials are set
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def ensure_ray(*, dashboard: bool = False, object_store_bytes: int | None = None) -> None:
+    """Connect this process to Ray, once: a second call does nothing.
+
+    RAY_ADDRESS (set inside a submitted job, or by the user) names a cluster to join. Without it a local one is
+    started, with at least 4 logical CPUs: training workers ask for fractions, and data tasks need some left over.
+
+    Args:
+        dashboard: start the dashboard of a local cluster. Training needs it, since without its State API Ray never
+            frees the CPUs of a killed training controller; preparing a corpus does not.
+        object_store_bytes: size of a local cluster's object store; Ray's own choice (30 % of memory) if None.
+    """
+    import ray
+
+    if ray.is_initialized():
+        return
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        return
+    ray.init(
+        address="local",
+        num_cpus=max(4, os.cpu_count() or 1),
+        include_dashboard=dashboard,
+        object_store_memory=object_store_bytes,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )

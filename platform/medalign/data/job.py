@@ -1,0 +1,146 @@
+"""The Ray Data job of a preparation: items in order -> rows -> shards, one record per shard."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from medalign import cluster
+from medalign.data import rows, shards
+from medalign.data.items import Item
+from medalign.data.manifest import COLUMNS, Shard
+from medalign.errors import MedAlignError, UserError
+
+if TYPE_CHECKING:
+    import ray.data
+
+TASK_ROWS = 32  # items of one encoding task
+POSITION = "position"  # an item's place in its split
+FAILED = "failed"  # why an item has no row; "" for a row
+STREAM = pa.schema(
+    [pa.field(POSITION, pa.int64()), pa.field(FAILED, pa.string()), *(f.with_nullable(True) for f in COLUMNS)]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One split, ready to run.
+
+    Attributes:
+        uri: the corpus.
+        split: the split's name.
+        ids: id of each item, in the rows' final order.
+        items: the items, as JSON.
+        recipe: how rows are made.
+        shard_rows: items of a shard.
+        row_group_rows: most rows of a row group.
+    """
+
+    uri: str
+    split: str
+    ids: tuple[str, ...]
+    items: tuple[str, ...]
+    recipe: rows.Recipe
+    shard_rows: int
+    row_group_rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What came of one shard's items: the file (None if no item became a row) and (position, reason) of the others."""
+
+    shard: Shard | None
+    failed: tuple[tuple[int, str], ...]
+
+
+def run(plan: Plan) -> Iterator[Record]:
+    """Run a plan on Ray and yield a record per shard, in order.
+
+    A bad item travels as a row with a reason and no picture, so that it never moves another row to another shard.
+
+    Raises:
+        UserError: what a task found wrong with the source or the place.
+    """
+    from ray.exceptions import RayError
+
+    cluster.ensure_ray()
+    expected = range(0, len(plan.ids), plan.shard_rows)
+    try:
+        for start, row in zip(expected, _dataset(plan).iter_rows(), strict=True):
+            raw = json.loads(row["record"])
+            if (raw["start"], raw["stop"]) != (start, min(start + plan.shard_rows, len(plan.ids))):
+                raise MedAlignError(f"a shard of items {raw['start']} to {raw['stop']} where {start} was due.")
+            shard = raw["shard"] and Shard(**{**raw["shard"], "row_groups": tuple(raw["shard"]["row_groups"])})
+            yield Record(shard=shard, failed=tuple((position, reason) for position, reason in raw["failed"]))
+    except RayError as error:
+        raise _cause(error) from error
+
+
+def _dataset(plan: Plan) -> ray.data.Dataset:
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    before = (context.enable_progress_bars, context.print_on_execution_start, context.execution_options.preserve_order)
+    context.enable_progress_bars = context.print_on_execution_start = False
+    context.execution_options.preserve_order = True
+    shell = {"uri": plan.uri, "split": plan.split, "shard_rows": plan.shard_rows, "most": plan.row_group_rows}
+    try:
+        return (
+            ray.data.from_arrow(list(_blocks(plan)))
+            .map_batches(encode, batch_size=None, batch_format="pyarrow", fn_kwargs={"recipe": plan.recipe})
+            .repartition(target_num_rows_per_block=plan.shard_rows, strict=True)
+            .map_batches(write, batch_size=None, batch_format="pyarrow", fn_kwargs=shell)
+        )
+    finally:  # a dataset has its own copy of the context
+        context.enable_progress_bars, context.print_on_execution_start = before[:2]
+        context.execution_options.preserve_order = before[2]
+
+
+def _blocks(plan: Plan) -> Iterator[pa.Table]:
+    for start in range(0, len(plan.ids), TASK_ROWS):
+        part = slice(start, start + TASK_ROWS)
+        ids = plan.ids[part]
+        yield pa.table({POSITION: list(range(start, start + len(ids))), "id": ids, "item": plan.items[part]})
+
+
+def encode(batch: pa.Table, *, recipe: rows.Recipe) -> pa.Table:
+    """Turn items (position, id, item) into rows of STREAM, a row for an item."""
+    made: list[dict[str, Any]] = []
+    for listed in batch.to_pylist():
+        row, reason = rows.make(Item.loads(listed["item"]), recipe)
+        made.append({POSITION: listed[POSITION], "id": listed["id"], FAILED: reason, **row})
+    return pa.Table.from_pylist(made, schema=STREAM)
+
+
+def write(batch: pa.Table, *, uri: str, split: str, shard_rows: int, most: int) -> pa.Table:
+    """Write one shard of the rows of STREAM that have no reason against them, and return its record."""
+    positions, reasons = batch[POSITION].to_pylist(), batch[FAILED].to_pylist()
+    start, stop = positions[0], positions[-1] + 1
+    if positions != list(range(start, stop)) or start % shard_rows:
+        raise MedAlignError(f"rows {start} to {stop} of {split} came out of order.")
+    good = batch.filter(pa.compute.equal(batch[FAILED], "")).select(COLUMNS.names).cast(COLUMNS)
+    shard = shards.write(uri, shards.name(split, start // shard_rows), good, row_group_rows=most) if len(good) else None
+    record = {
+        "start": start,
+        "stop": stop,
+        "shard": shard and asdict(shard),
+        "failed": [pair for pair in zip(positions, reasons, strict=True) if pair[1]],
+    }
+    return pa.table({"record": [json.dumps(record)]})
+
+
+def _cause(error: BaseException) -> MedAlignError:
+    """Return our own error that a task raised, or name the foreign one without its text, which may quote a file."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, UserError):
+            return seen
+        inner = getattr(seen, "cause", None) or seen.__cause__
+        if inner is seen or inner is None:
+            break
+        seen = inner
+    return MedAlignError(f"a preparation task failed ({type(seen).__name__}); see Ray's logs.")

@@ -1,0 +1,73 @@
+"""A shard: rows to one Parquet file with bounded row groups, and its record for the manifest. Pure but for the file."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from medalign import storage
+from medalign.data.manifest import COLUMNS, Shard
+
+ROW_GROUP_BYTES = 32 * 1024 * 1024
+ENCODED = ("image",)  # already compressed
+
+
+def name(split: str, index: int) -> str:
+    """Return a shard's path within its corpus."""
+    return f"{split}/part-{index:05d}.parquet"
+
+
+def write(uri: str, path: str, rows: pa.Table, *, row_group_rows: int) -> Shard:
+    """Write rows (columns as COLUMNS) as one Parquet file; the same rows give the same bytes.
+
+    Args:
+        uri: the corpus.
+        path: the shard's path within it.
+        rows: at least one row.
+        row_group_rows: most rows of a row group; it is also closed before it holds more than 32 MiB of images.
+    """
+    sink = io.BytesIO()
+    sizes = tuple(_row_groups(rows, row_group_rows))
+    compression = {field.name: "none" if field.name in ENCODED else "zstd" for field in COLUMNS}
+    with pq.ParquetWriter(
+        sink,
+        COLUMNS,
+        compression={
+            **compression,
+            **{f"boxes.list.element.{f.name}": "zstd" for f in COLUMNS.field("boxes").type.value_type},
+        },
+        use_dictionary=["label", "modality", "body_part"],
+        write_statistics=["id", "label"],
+        store_schema=True,
+    ) as writer:
+        start = 0
+        for size in sizes:
+            writer.write_table(rows.slice(start, size), row_group_size=size)
+            start += size
+    data = sink.getvalue()
+    storage.write_bytes(storage.join(uri, path), data)
+    return Shard(
+        path=path, rows=rows.num_rows, row_groups=sizes, bytes=len(data), sha256=hashlib.sha256(data).hexdigest()
+    )
+
+
+def read(uri: str, shard: Shard) -> pa.Table:
+    """Return a shard's rows."""
+    with storage.open_input(storage.join(uri, shard.path)) as stream:
+        return pq.read_table(stream)
+
+
+def _row_groups(rows: pa.Table, most: int) -> Iterator[int]:
+    count = size = 0
+    for length in pa.compute.binary_length(rows["image"]).to_pylist():
+        if count == most or (count and size + length > ROW_GROUP_BYTES):
+            yield count
+            count = size = 0
+        count += 1
+        size += length
+    if count:
+        yield count

@@ -1,0 +1,112 @@
+"""Which split a row belongs to: the official one, or one drawn by group, roughly stratified by class. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+
+from medalign.errors import CorpusError
+
+DEFAULT_FRACTIONS = {"val": 0.1, "test": 0.2}
+
+
+def assign(
+    groups: Sequence[str],
+    labels: Sequence[str | None],
+    official: Sequence[str | None],
+    *,
+    fractions: Mapping[str, float] | None = None,
+) -> list[str]:
+    """Return the split of each row; no group is ever in two splits.
+
+    Where the source has splits they are kept, and `fractions` may carve a split that the source lacks out of its
+    train rows, by group. Elsewhere the groups are drawn (default: 10 % val, 20 % test).
+
+    Args:
+        groups: group of each row.
+        labels: class of each row, or None: every class is spread over the splits in proportion.
+        official: the source's split of each row, or None for all rows.
+        fractions: share of the drawn rows of each split but train.
+
+    Raises:
+        CorpusError: fractions out of range or for a split that the source has; some rows with and some without an
+            official split; a group in two official splits.
+    """
+    have = {split for split in official if split is not None}
+    if have and None in official:
+        missing = sum(split is None for split in official)
+        raise CorpusError(f"{missing} of {len(official)} rows have no split while others have one; give all or none.")
+    wanted = _checked(fractions if fractions is not None else ({} if have else DEFAULT_FRACTIONS))
+    clash = sorted(have & set(wanted))
+    if clash:
+        raise CorpusError(
+            f"the source has its own split {clash[0]!r}; leave it out of the fractions, or ignore the source's splits "
+            "(official_splits=False)."
+        )
+    splits = [split or "train" for split in official]
+    drawn = [i for i, split in enumerate(splits) if split == "train"]
+    if wanted and drawn:
+        chosen = _draw([groups[i] for i in drawn], [labels[i] for i in drawn], wanted)
+        for i in drawn:
+            splits[i] = chosen[groups[i]]
+    check_disjoint(groups, splits)
+    return splits
+
+
+def check_disjoint(groups: Sequence[str], splits: Sequence[str]) -> None:
+    """Check that no group is in two splits.
+
+    Raises:
+        CorpusError: how many groups are, and in which splits.
+    """
+    seen: dict[str, set[str]] = defaultdict(set)
+    for group, split in zip(groups, splits, strict=True):
+        seen[group].add(split)
+    torn = Counter(" and ".join(sorted(where)) for where in seen.values() if len(where) > 1)
+    if torn:
+        detail = ", ".join(f"{count} in {where}" for where, count in sorted(torn.items()))
+        raise CorpusError(
+            f"{torn.total()} groups are in more than one split ({detail}): patients would leak; correct the groups, or "
+            "draw the splits anew (official_splits=False)."
+        )
+
+
+def _checked(fractions: Mapping[str, float]) -> dict[str, float]:
+    for split, share in fractions.items():
+        if split not in ("val", "test"):
+            raise CorpusError(f"fractions name {split!r}; they may name val and test, the rest is train.")
+        if not 0 <= share < 1:
+            raise CorpusError(f"the fraction of {split} must be in [0, 1), got {share}.")
+    if sum(fractions.values()) >= 1:
+        raise CorpusError(f"the fractions sum to {sum(fractions.values())}, nothing is left for train.")
+    return {split: share for split, share in fractions.items() if share > 0}
+
+
+def _draw(groups: Sequence[str], labels: Sequence[str | None], fractions: Mapping[str, float]) -> dict[str, str]:
+    """Deal the groups of each class, largest first, each to the split that is furthest below its share of rows.
+
+    Every split fills at the same relative rate, so a class with as many groups as splits is in all of them. Among
+    groups of one size the order is that of a hash, so it depends on nothing but the group's name.
+    """
+    size = Counter(groups)
+    votes: dict[str, Counter[str]] = defaultdict(Counter)
+    for group, label in zip(groups, labels, strict=True):
+        votes[group][label or ""] += 1
+    by_class: dict[str, list[str]] = defaultdict(list)
+    for group, count in votes.items():
+        by_class[min(count, key=lambda label: (-count[label], label))].append(group)
+    shares = {"train": 1 - sum(fractions.values()), **fractions}
+    chosen: dict[str, str] = {}
+    for members in by_class.values():
+        total = sum(size[group] for group in members)
+        given = dict.fromkeys(shares, 0)
+        for group in sorted(members, key=lambda group: (-size[group], _rank(group))):
+            split = min(shares, key=lambda s: (given[s] / (shares[s] * total), -shares[s], s))
+            given[split] += size[group]
+            chosen[group] = split
+    return chosen
+
+
+def _rank(group: str) -> bytes:
+    return hashlib.blake2b(group.encode(), digest_size=8).digest()
