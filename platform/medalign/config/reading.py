@@ -124,7 +124,7 @@ def _scalar(node: yaml.ScalarNode, path: KeyPath) -> Any:
             raise Unreadable(line, f"an integer of {len(text)} digits; write a smaller number.", path=path)
         return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
     if kind == "float":
-        return float(text.replace(".inf", "inf").replace(".nan", "nan") if text[-1].isalpha() else text)
+        return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
     if re.search(r"\$\{[^}]*\}", text):
         hint = "write the value, or let the shell put it into an override"
         raise Unreadable(line, f"references like {text[:60]} are not read; {hint}.", path=path)

@@ -56,6 +56,10 @@ class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
+    def represent_text(self, text: str) -> yaml.Node:
+        has_rare_break = any(c in text for c in "\r\x85\u2028\u2029\ufeff")  # PyYAML's other styles do not keep these
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style='"' if has_rare_break else None)
+
     def represent_items(self, items: list) -> yaml.Node:
         return self.represent_sequence(
             "tag:yaml.org,2002:seq", items, flow_style=not any(isinstance(item, dict | list) for item in items)
@@ -63,3 +67,4 @@ class _Dumper(yaml.SafeDumper):
 
 
 _Dumper.add_representer(list, _Dumper.represent_items)
+_Dumper.add_representer(str, _Dumper.represent_text)
