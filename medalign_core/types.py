@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
@@ -21,7 +21,7 @@ class DrawKey(NamedTuple):
 
     seed: int
     step: int
-    index: int
+    index: int  # type: ignore[assignment]  # the word of the platform; tuple.index is not used
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +51,9 @@ class ImageBatch:
 
     def to(self, device: torch.device | str) -> ImageBatch:
         """Return the same batch with every tensor on `device`."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{n: v.to(device, non_blocking=True) for n, v in moved.items() if isinstance(v, Tensor)})
+        held = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {n: v.to(device, non_blocking=True) for n, v in held.items() if isinstance(v, Tensor)}
+        return replace(self, **moved)
 
 
 class ImageFeatures(NamedTuple):

@@ -1,0 +1,1 @@
+"""InfoNCE between two views of a micro-batch: the SimCLR baseline."""

@@ -1,0 +1,1 @@
+"""LVM-Med: self-supervision by second-order graph matching between two views of a batch."""

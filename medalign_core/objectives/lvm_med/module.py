@@ -1,0 +1,224 @@
+"""The LVM-Med module: encoder, projector, graph convolutions and solver, from an image batch to (loss, stats)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from medalign_core.metrics.collapse import embedding_std
+from medalign_core.models.encoders import ImageEncoder
+from medalign_core.models.projector import GraphConvolutions, new_projector
+from medalign_core.objectives.holes import stand_ins
+from medalign_core.objectives.lvm_med.affinity import (
+    Affinities,
+    best_location_matches,
+    edge_affinity,
+    local_affinity,
+)
+from medalign_core.objectives.lvm_med.loss import Perturbation, matching_loss, matching_problem
+from medalign_core.objectives.lvm_med.settings import LVMMed
+from medalign_core.ops.cosine import at_least_float32, cosine_table
+from medalign_core.ops.draws import generator
+from medalign_core.ops.graphs import adjacency, edge_mask, knn_edges
+from medalign_core.ops.location import location_grid
+from medalign_core.types import DrawKey, ImageBatch
+
+
+class ViewFeatures(NamedTuple):
+    """Both views of G graphs, view first.
+
+    Attributes:
+        nodes: (2, G, N, F), the projected embeddings.
+        cells: (2, G, N, P, D), the feature maps' cells, row by row.
+        grid: (2, G, N, P, 2), the cells' centres in source coordinates.
+        valid: (G, N), False for a hole.
+    """
+
+    nodes: Float[Tensor, "2 G N F"]
+    cells: Float[Tensor, "2 G N P D"]
+    grid: Float[Tensor, "2 G N P 2"]
+    valid: Bool[Tensor, "G N"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Match:
+    """A solved micro-batch, for looking at.
+
+    Attributes:
+        matching: (G, N), the node of view t for each node of view s; node n of graph g is row g * N + n of the batch.
+        vertex_affinity: (G, N, N), c^v.
+        edge_affinity: (G, E, E), c^e.
+        edges_s: (G, E, 2), the k-NN edges of view s.
+        edges_t: (G, E, 2), of view t.
+        cells_s: (G, N, M), cells of view s of each image whose place is best matched in its view t, best first.
+        cells_t: (G, N, M), the cells of view t they match.
+        map_size: (R, S); cell p is row p // S, column p % S of the view as the encoder saw it.
+    """
+
+    matching: Int[np.ndarray, "G N"]
+    vertex_affinity: Float[Tensor, "G N N"]
+    edge_affinity: Float[Tensor, "G E E"]
+    edges_s: Int[Tensor, "G E 2"]
+    edges_t: Int[Tensor, "G E 2"]
+    cells_s: Int[Tensor, "G N M"]
+    cells_t: Int[Tensor, "G N M"]
+    map_size: tuple[int, int]
+
+
+class LVMMedModule(nn.Module):
+    """The objective around an encoder; see LVMMed for its settings."""
+
+    def __init__(self, settings: LVMMed, encoder: ImageEncoder) -> None:
+        super().__init__()
+        self.settings = settings
+        self.encoder = encoder
+        self.projector = new_projector(
+            encoder.feature_size,
+            settings.projection_size,
+            depth=settings.projector_depth,
+            norm=settings.projector_norm,
+        )
+        self.convolutions: GraphConvolutions | None = None
+        if settings.message_passing:
+            self.convolutions = GraphConvolutions(
+                settings.projection_size, width=settings.graph_width, layers=settings.graph_layers
+            )
+        self._solver = settings.matcher()
+
+    def forward(self, batch: ImageBatch) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
+        """Return (loss, stats) of one micro-batch with two views.
+
+        The loss is the surrogate of solvers.implicit, the mean over graphs with at least two valid images: use its
+        gradient, and read `hamming` for the loss that is meant. In evaluation mode there is no noise and no dropout.
+        Stats, detached scalars: hamming (0 .. 2N), matching_accuracy (of the problem solved, so of the noisy one in
+        training), retrieval_accuracy (nearest image by clean vertex affinity), embedding_std (0 is collapse),
+        edge_overlap (share of edges that both graphs have), solver_failures (problems that were not finite),
+        solver_iterations, and target_solves (share of problems whose second solve could not be skipped).
+
+        Raises:
+            ValueError: the batch does not hold whole graphs, or not two views.
+        """
+        affinities, features, _ = self._affinities(batch)
+        values = self.settings.values()
+        perturbation = Perturbation(noise=values.noise, scale=values.noise_scale) if self.training else None
+        loss, stats, _ = matching_loss(
+            affinities, batch.key, solver=self._solver, strength=self.settings.strength, perturbation=perturbation
+        )
+        stats["embedding_std"] = embedding_std(features.nodes[0].flatten(0, 1), features.valid.flatten())
+        stats["retrieval_accuracy"] = _retrieval_accuracy(affinities)
+        stats["edge_overlap"] = _edge_overlap(affinities)
+        return loss, stats
+
+    @torch.no_grad()
+    def match(self, batch: ImageBatch) -> Match:
+        """Return the matching of a micro-batch, without noise, and what it rests on.
+
+        Raises:
+            ValueError: the module is in training mode (batch norms would take this batch into account).
+        """
+        if self.training:
+            raise ValueError("call eval() on the module before match().")
+        affinities, features, map_size = self._affinities(batch)
+        solution = self._solver(matching_problem(affinities, batch.key, None))
+        cells_s, cells_t = best_location_matches(*features.grid, matches=self.settings.values().local_matches)
+        return Match(
+            matching=solution.matching,
+            vertex_affinity=affinities.vertex,
+            edge_affinity=affinities.edge,
+            edges_s=affinities.edges_s,
+            edges_t=affinities.edges_t,
+            cells_s=cells_s,
+            cells_t=cells_t,
+            map_size=map_size,
+        )
+
+    def _affinities(self, batch: ImageBatch) -> tuple[Affinities, ViewFeatures, tuple[int, int]]:
+        features, map_size = self._features(batch)
+        with torch.autocast(device_type=batch.images.device.type, enabled=False):
+            return self._compare(features, batch.key), features, map_size
+
+    def _features(self, batch: ImageBatch) -> tuple[ViewFeatures, tuple[int, int]]:
+        """Encode and project both views in one forward and cut the batch into graphs."""
+        rows, views = batch.images.shape[:2]
+        self.settings.validate(rows)
+        if views != 2:
+            raise ValueError(f"LVM-Med matches 2 views, got {views}.")
+        encoded = stand_ins(batch.valid)
+        images = batch.images[encoded].transpose(0, 1).flatten(0, 1)  # (2 B, 3, H, W), view by view
+        maps, pooled = self.encoder(images)
+        weight = next(self.projector.parameters())
+        nodes = self.projector(pooled.to(weight.dtype))
+        shape = (2, rows // self.settings.graph_size, self.settings.graph_size)
+        rows_of_map, columns_of_map = maps.shape[2:]
+        grid = location_grid(
+            batch.boxes[encoded].transpose(0, 1).float(),
+            batch.flipped[encoded].transpose(0, 1),
+            rows=rows_of_map,
+            columns=columns_of_map,
+        )
+        features = ViewFeatures(
+            nodes=at_least_float32(nodes).unflatten(0, shape),
+            cells=maps.flatten(2).transpose(1, 2).unflatten(0, shape),
+            grid=grid.unflatten(1, shape[1:]),
+            valid=batch.valid.unflatten(0, shape[1:]),
+        )
+        return features, (rows_of_map, columns_of_map)
+
+    def _compare(self, features: ViewFeatures, key: DrawKey) -> Affinities:
+        """Return the affinities between the graphs of the two views, in float32 at least."""
+        settings, valid = self.settings, features.valid
+        values = settings.values()
+        edges = [knn_edges(nodes, settings.neighbours, valid=valid) for nodes in features.nodes]
+        masks = [edge_mask(e, valid) for e in edges]
+        nodes_s, nodes_t = self._pass_messages(features.nodes, edges, masks, key)
+        vertex = cosine_table(nodes_s, nodes_t)
+        if settings.local:
+            local = local_affinity(
+                *features.cells, *features.grid, matches=values.local_matches, reduction=values.local_reduction
+            )
+            vertex = settings.alpha * vertex + (1 - settings.alpha) * local
+        edge = edge_affinity(nodes_s, nodes_t, *edges)
+        return Affinities(
+            vertex=torch.where(valid[:, :, None] & valid[:, None, :], vertex, 0.0),
+            edge=torch.where(masks[0][:, :, None] & masks[1][:, None, :], edge, 0.0),
+            edges_s=edges[0],
+            edges_t=edges[1],
+            valid=valid,
+        )
+
+    def _pass_messages(
+        self, nodes: Tensor, edges: list[Tensor], masks: list[Tensor], key: DrawKey
+    ) -> tuple[Tensor, Tensor]:
+        if self.convolutions is None:
+            return nodes[0], nodes[1]
+        neighbours = [adjacency(e, nodes.shape[2], mask=mask) for e, mask in zip(edges, masks, strict=True)]
+        hidden = self.convolutions(
+            nodes.flatten(0, 1),
+            torch.cat(neighbours),
+            dropout=self.settings.graph_dropout if self.training else 0.0,
+            draws=generator(*key, "dropout"),
+        )
+        return hidden.unflatten(0, nodes.shape[:2]).unbind(dim=0)
+
+
+def _retrieval_accuracy(affinities: Affinities) -> Float[Tensor, ""]:
+    """Return the share of valid nodes of s whose best vertex affinity, among valid nodes of t, is their own."""
+    valid = affinities.valid
+    others = torch.where(valid[:, None, :], affinities.vertex.detach(), -torch.inf)
+    own = torch.diagonal(others, dim1=1, dim2=2)
+    # strictly better than every other: ties, as of a collapsed encoder, do not count as found
+    rivals = others.masked_fill(torch.eye(others.shape[1], dtype=torch.bool, device=others.device), -torch.inf)
+    found = (own > rivals.max(dim=2).values) & valid
+    return found.sum() / valid.sum().clamp(min=1)
+
+
+def _edge_overlap(affinities: Affinities) -> Float[Tensor, ""]:
+    """Return the share of edges of s, between valid nodes, that t has as well."""
+    valid, size = affinities.valid, affinities.valid.shape[1]
+    tables = [adjacency(e, size, mask=edge_mask(e, valid)) for e in (affinities.edges_s, affinities.edges_t)]
+    return (tables[0] & tables[1]).sum() / tables[0].sum().clamp(min=1)
