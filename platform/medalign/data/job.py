@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -83,6 +84,7 @@ def run(plan: Plan) -> Iterator[Record]:
 def _dataset(plan: Plan) -> ray.data.Dataset:
     import ray.data
 
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it reports every run at INFO
     context = ray.data.DataContext.get_current()
     before = (context.enable_progress_bars, context.print_on_execution_start, context.execution_options.preserve_order)
     context.enable_progress_bars = context.print_on_execution_start = False

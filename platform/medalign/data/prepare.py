@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from medalign import storage
-from medalign.data import formats, images, job, place, rows, splits
+from medalign.data import formats, images, job, rows, splits
+from medalign.data import place as places
 from medalign.data.items import Item, hashed
 from medalign.data.manifest import Manifest, Split
 from medalign.errors import CorpusError, QuarantineError
@@ -101,15 +102,15 @@ def prepare(
     items = _list(source, recipe, official_splits=official_splits, fractions=fractions)
     draft = _draft(items, recipe, name=name or out.rstrip("/").rpartition("/")[2], licence=licence)
     draft = replace(draft, fingerprint=_fingerprint(draft, items, recipe, layout))
-    done = place.claim(out, draft.fingerprint, overwrite=overwrite)
+    done = places.claim(out, draft.fingerprint, overwrite=overwrite)
     if done is not None:
         return done
     try:
         finished = _run(draft, items, recipe, layout=layout, out=out)
     except BaseException:
-        place.clear(out)
+        places.clear(out)
         raise
-    place.finish(out, finished)
+    places.finish(out, finished)
     return finished
 
 
@@ -127,7 +128,8 @@ def _list(
 ) -> list[tuple[str, Item]]:
     """Return (id, item) of every item, each with its split, in the order of the ids: a hash, so well mixed."""
     reader = formats.reader(recipe.format)
-    found = list(reader.list_items(source if "://" in source else storage.absolute(source), recipe.options))
+    place = source if recipe.format in formats.NOT_PLACES else storage.absolute(source)
+    found = list(reader.list_items(place, recipe.options))
     if not found:
         raise CorpusError(f"{source}: no images for format {recipe.format}; check the path and the format.")
     listed = {hashed("item", item.key, salt=recipe.salt): item for item in found}

@@ -84,9 +84,9 @@ def _checked(fractions: Mapping[str, float]) -> dict[str, float]:
 
 
 def _draw(groups: Sequence[str], labels: Sequence[str | None], fractions: Mapping[str, float]) -> dict[str, str]:
-    """Deal the groups of each class, largest first, each to the split that is furthest below its share of rows.
+    """Deal the groups of each class, largest first, each to the split that it fills least beyond its share of rows.
 
-    Every split fills at the same relative rate, so a class with as many groups as splits is in all of them. Among
+    A class with as many groups as splits is in all of them: its last groups go to the splits that have none. Among
     groups of one size the order is that of a hash, so it depends on nothing but the group's name.
     """
     size = Counter(groups)
@@ -101,8 +101,13 @@ def _draw(groups: Sequence[str], labels: Sequence[str | None], fractions: Mappin
     for members in by_class.values():
         total = sum(size[group] for group in members)
         given = dict.fromkeys(shares, 0)
-        for group in sorted(members, key=lambda group: (-size[group], _rank(group))):
-            split = min(shares, key=lambda s: (given[s] / (shares[s] * total), -shares[s], s))
+        ordered = sorted(members, key=lambda group: (-size[group], _rank(group)))
+        for left, group in zip(range(len(ordered), 0, -1), ordered, strict=True):
+            empty = [split for split in shares if not given[split]]
+            if left <= len(empty):
+                split = min(empty, key=lambda s: (-shares[s], s))
+            else:
+                split = min(shares, key=lambda s: ((given[s] + size[group]) / (shares[s] * total), -shares[s], s))
             given[split] += size[group]
             chosen[group] = split
     return chosen

@@ -15,6 +15,7 @@ FORMATS = {
     "voc": "voc",
     "packaged": "packaged",
 }
+NOT_PLACES = ("packaged",)  # formats whose source is not a path or URI
 
 
 def reader(name: str) -> Reader:
