@@ -211,33 +211,6 @@ def test_a_null_section_is_refused(tmp_path):
     assert "FILE:3: train = null: must be a section with keys (steps, learning_rate" in message
 
 
-@pytest.mark.parametrize(
-    ("name", "cause"),
-    [
-        ("matchin", "unknown type; did you mean matching?"),
-        ("zzz", "unknown type; known: matching, contrast, absent."),
-        ("[matching]", "unknown type"),
-        ("3", "unknown type"),
-        ("no_such_package:X", "no_such_package cannot be imported (No module named 'no_such_package'); install"),
-        ("absent", "no_such_package.here cannot be imported"),
-        ("json:Nothing", "json has no Nothing"),
-        ("json:decoder.JSONDecoder", "decoder.JSONDecoder is not a dataclass"),
-        ("os:system", "system is not a dataclass"),
-        ("'a b:c'", "not the name of a class"),
-        ("'../x:y'", "not the name of a class"),
-    ],
-)
-def test_an_unknown_or_unfit_type_is_refused(name, cause, tmp_path):
-    message = refusal(tmp_path / "r", GOOD.replace("type: matching", f"type: {name}"))
-    assert message.startswith("FILE:6: objective.type = ")
-    assert cause in message
-
-
-def test_a_type_without_its_section_is_refused(tmp_path):
-    message = refusal(tmp_path / "r", GOOD.replace("objective:\n  type: matching", "objective: matching"))
-    assert 'FILE:5: objective = "matching": must be a section with a `type`' in message
-
-
 def test_what_a_class_refuses_without_naming_a_key_is_its_sections_error(tmp_path):  # 34
     text = GOOD.replace("type: matching", "type: contrast\n  dropout: 1.0")
     assert refusal(tmp_path / "r", text) == "FILE:5: objective: the dropout must be in [0, 1)."
@@ -274,51 +247,6 @@ def test_an_optional_section_may_be_null_and_an_optional_value_too():
     assert recipe.teacher is None
     assert recipe.objective.temperature is None
     assert build(Recipe, loads(GOOD + "teacher: {type: contrast}")).teacher == Contrast()
-
-
-USER_CLASS = """
-from dataclasses import dataclass
-import sys
-
-@dataclass
-class Loose:
-    scale: float = 1.0
-    hard: bool = False
-
-@dataclass
-class Wrong:
-    scale: "Missing" = 1.0
-"""
-
-
-def test_a_users_class_is_built_strictly_although_it_asks_for_nothing(tmp_path, monkeypatch):
-    (tmp_path / "my_objectives.py").write_text(USER_CLASS)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    text = GOOD.replace("type: matching", "type: my_objectives:Loose\n  scale: 2")
-    objective = build(Recipe, loads(text)).objective
-    assert (type(objective).__name__, objective.scale, objective.hard) == ("Loose", 2.0, False)
-    assert "true or false" in refusal(tmp_path / "r", text.replace("scale: 2", "hard: yes"))
-    assert "a number" in refusal(tmp_path / "r", text.replace("scale: 2", "scale: '2'"))
-    assert "did you mean objective.scale?" in refusal(tmp_path / "r", text.replace("scale: 2", "scales: 2"))
-    assert "did you mean Loose?" in refusal(tmp_path / "r", text.replace(":Loose", ":Lose"))
-    assert "'Missing' is not defined" in refusal(tmp_path / "r", text.replace(":Loose", ":Wrong"))
-
-
-def test_a_broken_module_of_a_user_is_named(tmp_path, monkeypatch):
-    (tmp_path / "my_broken.py").write_text("def f(:\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    message = refusal(tmp_path / "r", GOOD.replace("type: matching", "type: my_broken:X"))
-    assert "my_broken cannot be imported (invalid syntax" in message
-
-
-def test_only_the_chosen_class_is_imported(tmp_path, monkeypatch):
-    (tmp_path / "my_counted.py").write_text(USER_CLASS)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setitem(TABLE, "counted", "my_counted:Loose")
-    build(Recipe, loads(GOOD))
-    assert "my_counted" not in sys.modules
-    build(Recipe, loads(GOOD.replace("type: matching", "type: counted")))
-    assert "my_counted" in sys.modules
 
 
 def test_a_union_of_classes_is_the_authors_mistake():

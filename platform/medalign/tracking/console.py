@@ -69,12 +69,11 @@ class Console:
 
 def _bar(console: rich.console.Console) -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
+        BarColumn(bar_width=20 if console.width >= 110 else 8),
         MofNCompleteColumn(),
         TextColumn("{task.fields[numbers]}", markup=False),
         TextColumn("ETA"),
-        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+        TimeRemainingColumn(compact=True),
         console=console,
         refresh_per_second=4,
         speed_estimate_period=300,
@@ -82,10 +81,10 @@ def _bar(console: rich.console.Console) -> Progress:
 
 
 def _numbers(values: Mapping[str, float]) -> str:
-    formats = {
+    formats = {  # a narrow terminal cuts the last ones
+        "loss": "loss {:.4f}",
+        "matching_accuracy": "matching {:.3f}",
         "images_per_second": "{:.1f} images/s",
         "data_wait": "data wait {:.0%}",
-        "matching_accuracy": "matching accuracy {:.3f}",
-        "loss": "loss {:.4f}",
     }
     return ", ".join(text.format(values[name]) for name, text in formats.items() if name in values)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -43,8 +44,12 @@ class TensorBoard:
         from tensorboardX import SummaryWriter
 
         self._folder = LocalFolder(uri, "tensorboard")
+        # Files are named by the second and read in the order of their names: attempts must not share one.
+        suffix = f".{step:09d}.{uuid.uuid4().hex[:8]}"
         # TensorBoard hides what a former attempt wrote at or after the step that purge_step names.
-        self._writer = SummaryWriter(logdir=str(self._folder.path), purge_step=step + 1, flush_secs=10)
+        self._writer = SummaryWriter(
+            logdir=str(self._folder.path), purge_step=step + 1, flush_secs=10, filename_suffix=suffix
+        )
 
     def log(self, step: int, values: Mapping[str, float], *, kind: Kind = "train") -> None:
         """Write each value as the scalar KIND/NAME."""
