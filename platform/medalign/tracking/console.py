@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import rich.console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from medalign.tracking import Kind
 
@@ -28,7 +29,7 @@ class Console:
         self._began: float | None = None
         self._bar = None
         if self._console.is_terminal and not self._console.is_dumb_terminal:
-            self._bar = _bar(self._console)
+            self._bar = _bar(self._console, total_steps)
             self._task = self._bar.add_task("training", total=total_steps, completed=step, numbers="")
             self._bar.start()
 
@@ -67,13 +68,14 @@ class Console:
         return f", ETA {timedelta(seconds=round(left))}"
 
 
-def _bar(console: rich.console.Console) -> Progress:
+def _bar(console: rich.console.Console, total_steps: int) -> Progress:
+    is_wide = console.width >= 110
     return Progress(
-        BarColumn(bar_width=20 if console.width >= 110 else 8),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[numbers]}", markup=False),
-        TextColumn("ETA"),
-        TimeRemainingColumn(compact=True),
+        BarColumn(bar_width=20 if is_wide else 3),
+        MofNCompleteColumn(table_column=Column(min_width=2 * len(str(total_steps)) + 1)),
+        TextColumn("{task.fields[numbers]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
+        *([TextColumn("ETA")] if is_wide else []),
+        TimeRemainingColumn(compact=True, table_column=Column(min_width=5)),
         console=console,
         refresh_per_second=4,
         speed_estimate_period=300,
