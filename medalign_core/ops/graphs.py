@@ -8,18 +8,25 @@ from torch import Tensor
 
 
 def knn_edges(
-    nodes: Float[Tensor, "G N F"], neighbours: int, *, valid: Bool[Tensor, "G N"] | None = None
+    nodes: Float[Tensor, "G N F"],
+    neighbours: int,
+    *,
+    valid: Bool[Tensor, "G N"] | None = None,
+    order: Int[Tensor, "G N"] | None = None,
 ) -> Int[Tensor, "G E 2"]:
     """Return the directed edges (i, j) from every node i to its `neighbours` nearest nodes j (Euclidean).
 
-    Exactly E = N * neighbours edges per graph, no self loop, none twice, ordered by i and then by distance; equal
-    distances are ordered by j. An invalid node is nobody's neighbour while valid ones are left; edges that touch one
-    still fill the list, so that shapes stay fixed: mask them with `edge_mask`. Not differentiable.
+    Exactly E = N * neighbours edges per graph, no self loop, none twice, ordered by i and then by distance. An invalid
+    node is nobody's neighbour while valid ones are left; edges that touch one still fill the list, so that shapes stay
+    fixed: mask them with `edge_mask`. Not differentiable.
 
     Args:
         nodes: the embeddings, one row per node.
         neighbours: k, in [1, N - 1].
         valid: True where the node exists (default: everywhere).
+        order: a permutation of the nodes; of equally distant nodes the one earlier in it is nearer (default: by index).
+            Two views of coinciding points, both ordered by index, would have the same graph and so give away which
+            node is which; give one of them an order of its own.
 
     Raises:
         ValueError: `neighbours` outside [1, N - 1].
@@ -28,6 +35,8 @@ def knn_edges(
     if not 1 <= neighbours < size:
         raise ValueError(f"neighbours must be in [1, nodes - 1 = {size - 1}], got {neighbours}.")
     nodes = nodes.detach()
+    if order is not None:
+        return _knn_edges_in_order(nodes, neighbours, valid, order)
     distance = torch.cdist(nodes, nodes, compute_mode="donot_use_mm_for_euclid_dist")  # (G, N, N), no cancellation
     if valid is not None:
         distance = torch.where(valid[:, None, :], distance, torch.inf)
@@ -66,6 +75,15 @@ def propagate(features: Float[Tensor, "G N F"], neighbours: Bool[Tensor, "G N N"
     connected = neighbours.to(features.dtype) + torch.eye(size, dtype=features.dtype, device=features.device)
     scale = connected.sum(dim=-1).rsqrt()  # (G, N)
     return (connected * scale[:, :, None] * scale[:, None, :]) @ features
+
+
+def _knn_edges_in_order(nodes: Tensor, neighbours: int, valid: Tensor | None, order: Tensor) -> Tensor:
+    graphs, size, _ = nodes.shape
+    sorted_nodes = nodes.gather(1, order[..., None].expand_as(nodes))
+    edges = knn_edges(sorted_nodes, neighbours, valid=None if valid is None else valid.gather(1, order))
+    edges = order.gather(1, edges.flatten(1)).reshape(graphs, size, neighbours * 2)  # back to the nodes' own numbers
+    place = order.argsort(dim=1)[..., None].expand_as(edges)
+    return edges.gather(1, place).reshape(graphs, size * neighbours, 2)
 
 
 def _others(size: int, device: torch.device) -> Int[Tensor, "N M"]:

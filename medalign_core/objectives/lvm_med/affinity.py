@@ -24,6 +24,7 @@ class Affinities:
         edges_s: (G, E, 2), the k-NN edges of view s.
         edges_t: (G, E, 2), of view t.
         valid: (G, N), False for a hole.
+        order: (G, N), a drawn permutation by which ties in view t, and between matchings, are broken.
     """
 
     vertex: Float[Tensor, "G N N"]
@@ -31,6 +32,7 @@ class Affinities:
     edges_s: Int[Tensor, "G S 2"]
     edges_t: Int[Tensor, "G T 2"]
     valid: Bool[Tensor, "G N"]
+    order: Int[Tensor, "G N"]
 
 
 def edge_affinity(

@@ -33,34 +33,33 @@ class Perturbation:
 
 
 def matching_problem(affinities: Affinities, key: DrawKey, perturbation: Perturbation | None) -> MatchingProblem:
-    """Return the problems to solve: the affinities on the CPU, perturbed, and the nodes of t in a drawn order.
+    """Return the problems to solve: the affinities on the CPU, perturbed, with the order that keeps ties fair.
 
-    All draws of graph g come from one stream keyed by (seed, step, micro-batch, g), the order first, so it is the same
-    with and without noise. The order keeps ties from favouring the identity. Edges at holes stay at 0.
+    The noise of graph g is drawn from a stream of its own, keyed by (seed, step, micro-batch, g).
     """
     vertex = affinities.vertex.detach().cpu().numpy().astype(np.float64)
     edge = affinities.edge.detach().cpu().numpy().astype(np.float64)
-    valid = affinities.valid.cpu().numpy()
-    orders = np.empty(vertex.shape[:2], dtype=np.int64)
-    size = vertex.shape[1]
-    for g in range(len(vertex)):
-        draws = generator(*key, g, "matching")
-        orders[g] = torch.randperm(size, generator=draws).numpy()
-        if perturbation is None or perturbation.scale == 0:
-            continue
+    if perturbation is not None and perturbation.scale > 0:
         if perturbation.noise == "margin":
-            vertex[g] -= perturbation.scale * np.eye(size)
-            continue
-        vertex[g] += perturbation.scale * _gumbel(draws, vertex[g].shape)
-        edge[g] += perturbation.scale * _gumbel(draws, edge[g].shape)
+            vertex -= perturbation.scale * np.eye(vertex.shape[1])
+        else:
+            for g in range(len(vertex)):
+                draws = generator(*key, g, "noise")
+                vertex[g] += perturbation.scale * _gumbel(draws, vertex[g].shape)
+                edge[g] += perturbation.scale * _gumbel(draws, edge[g].shape)
     return MatchingProblem(
         vertex_affinity=vertex,
         edge_affinity=edge,
         edges_s=affinities.edges_s.cpu().numpy(),
         edges_t=affinities.edges_t.cpu().numpy(),
-        valid=valid,
-        order=orders,
+        valid=affinities.valid.cpu().numpy(),
+        order=affinities.order.cpu().numpy(),
     )
+
+
+def draw_orders(key: DrawKey, graphs: int, nodes: int) -> Int[Tensor, "G N"]:
+    """Return a permutation of the nodes for each graph, keyed by (seed, step, micro-batch, graph), on the CPU."""
+    return torch.stack([torch.randperm(nodes, generator=generator(*key, g, "order")) for g in range(graphs)])
 
 
 def matching_loss(

@@ -20,7 +20,7 @@ from medalign_core.objectives.lvm_med.affinity import (
     edge_affinity,
     local_affinity,
 )
-from medalign_core.objectives.lvm_med.loss import Perturbation, matching_loss, matching_problem
+from medalign_core.objectives.lvm_med.loss import Perturbation, draw_orders, matching_loss, matching_problem
 from medalign_core.objectives.lvm_med.settings import LVMMed
 from medalign_core.ops.cosine import at_least_float32, cosine_table
 from medalign_core.ops.draws import generator
@@ -173,7 +173,11 @@ class LVMMedModule(nn.Module):
         """Return the affinities between the graphs of the two views, in float32 at least."""
         settings, valid = self.settings, features.valid
         values = settings.values()
-        edges = [knn_edges(nodes, settings.neighbours, valid=valid) for nodes in features.nodes]
+        order = draw_orders(key, *valid.shape).to(valid.device)
+        edges = [
+            knn_edges(features.nodes[0], settings.neighbours, valid=valid),
+            knn_edges(features.nodes[1], settings.neighbours, valid=valid, order=order),
+        ]
         masks = [edge_mask(e, valid) for e in edges]
         nodes_s, nodes_t = self._pass_messages(features.nodes, edges, masks, key)
         vertex = cosine_table(nodes_s, nodes_t)
@@ -189,6 +193,7 @@ class LVMMedModule(nn.Module):
             edges_s=edges[0],
             edges_t=edges[1],
             valid=valid,
+            order=order,
         )
 
     def _pass_messages(
