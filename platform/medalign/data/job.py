@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 from collections.abc import Iterator
@@ -89,13 +90,15 @@ def _dataset(plan: Plan) -> ray.data.Dataset:
     before = (context.enable_progress_bars, context.print_on_execution_start, context.execution_options.preserve_order)
     context.enable_progress_bars = context.print_on_execution_start = False
     context.execution_options.preserve_order = True
-    shell = {"uri": plan.uri, "split": plan.split, "shard_rows": plan.shard_rows, "most": plan.row_group_rows}
+    shell = functools.partial(
+        write, uri=plan.uri, split=plan.split, shard_rows=plan.shard_rows, most=plan.row_group_rows
+    )
     try:
         return (
             ray.data.from_arrow(list(_blocks(plan)))
-            .map_batches(encode, batch_size=None, batch_format="pyarrow", fn_kwargs={"recipe": plan.recipe})
+            .map_batches(functools.partial(encode, recipe=plan.recipe), batch_size=None, batch_format="pyarrow")
             .repartition(target_num_rows_per_block=plan.shard_rows, strict=True)
-            .map_batches(write, batch_size=None, batch_format="pyarrow", fn_kwargs=shell)
+            .map_batches(shell, batch_size=None, batch_format="pyarrow")
         )
     finally:  # a dataset has its own copy of the context
         context.enable_progress_bars, context.print_on_execution_start = before[:2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.metadata
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -58,6 +59,7 @@ def transforms(options: dict[str, Any]) -> tuple[str, ...]:
     """Name the packages, so that another version is another corpus."""
     return (
         "images of " + ", ".join(f"{name} {version}" for name, version in VERSIONS.items()),
+        "cut by the table " + hashlib.sha256(repr(PICTURES).encode()).hexdigest()[:16],
         "volumes: slices of one plane, fixed window; groups are slabs with slices left out between them",
         "large pictures: tiles; groups are regions with a gap between them; empty tiles left out",
     )

