@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 
+from medalign.errors import MedAlignError
+
 # Set before Ray starts, so that every worker inherits them; a value the user has set stays.
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # otherwise Ray reports usage to its makers
@@ -41,3 +43,23 @@ def ensure_ray(*, dashboard: bool = False, object_store_bytes: int | None = None
         log_to_driver=False,
         logging_level=logging.ERROR,
     )
+
+
+def own_error(error: BaseException, *, doing: str) -> MedAlignError:
+    """Return our own error that a task raised, however deep Ray has wrapped it.
+
+    A foreign one is named without its text, which may quote what is in a file.
+
+    Args:
+        error: what Ray raised.
+        doing: what failed, for the message: "preparing the corpus".
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, MedAlignError):
+            return seen
+        inner = getattr(seen, "cause", None) or seen.__cause__
+        if inner is None or inner is seen:
+            break
+        seen = inner
+    return MedAlignError(f"{doing} failed in a task ({type(seen).__name__}); see Ray's logs.")

@@ -15,7 +15,7 @@ from medalign import cluster
 from medalign.data import rows, shards
 from medalign.data.items import Item
 from medalign.data.manifest import COLUMNS, Shard
-from medalign.errors import MedAlignError, UserError
+from medalign.errors import MedAlignError
 
 if TYPE_CHECKING:
     import ray.data
@@ -79,7 +79,7 @@ def run(plan: Plan) -> Iterator[Record]:
             shard = raw["shard"] and Shard(**{**raw["shard"], "row_groups": tuple(raw["shard"]["row_groups"])})
             yield Record(shard=shard, failed=tuple((position, reason) for position, reason in raw["failed"]))
     except RayError as error:
-        raise _cause(error) from error
+        raise cluster.own_error(error, doing=f"preparing {plan.split}") from error
 
 
 def _dataset(plan: Plan) -> ray.data.Dataset:
@@ -136,16 +136,3 @@ def write(batch: pa.Table, *, uri: str, split: str, shard_rows: int, most: int) 
         "failed": [pair for pair in zip(positions, reasons, strict=True) if pair[1]],
     }
     return pa.table({"record": [json.dumps(record)]})
-
-
-def _cause(error: BaseException) -> MedAlignError:
-    """Return our own error that a task raised, or name the foreign one without its text, which may quote a file."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, UserError):
-            return seen
-        inner = getattr(seen, "cause", None) or seen.__cause__
-        if inner is seen or inner is None:
-            break
-        seen = inner
-    return MedAlignError(f"a preparation task failed ({type(seen).__name__}); see Ray's logs.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -21,7 +22,6 @@ OPTIONS: dict[str, Any] = {
     "keep_tags": "",  # DICOM keywords, comma-separated, whose values become the caption. They may identify somebody.
 }
 LICENCE = "unknown"
-MAX_FRAMES = 4096  # of one file
 LEVELS = {"patient": "PatientID", "study": "StudyInstanceUID", "series": "SeriesInstanceUID"}
 NO_PICTURES = frozenset({"SEG", "RTDOSE", "RTSTRUCT", "RTPLAN", "SR", "PR", "KO"})
 LISTED = [*LEVELS.values(), "Modality", "BodyPartExamined", "Rows", "Columns", "NumberOfFrames"]
@@ -39,30 +39,43 @@ def list_items(source: str, options: dict[str, Any]) -> Iterator[Item]:
 
 def list_file(path: str, size: int, *, key: str, options: dict[str, Any]) -> Iterator[Item]:
     """List the frames of one file. A damaged one is listed as an item that `read_item` rejects."""
+    whole = Item(key=key, path=path, group=key, size=size)
     try:
-        header = _header(path, size, named_dicom=key.lower().endswith((".dcm", ".dicom")))
+        with dicom_pixels.silence():
+            found = _frames(whole, options)
     except ImageReject as error:
-        yield Item(key=key, path=path, group=key, size=size, where={"reject": str(error)})
-        return
-    if header is None or "Rows" not in header or _code(header, "Modality") in NO_PICTURES:
-        return
-    modality, part = _code(header, "Modality"), _code(header, "BodyPartExamined")
-    folder = PurePosixPath(key).parts[0] if "/" in key else None
+        found = [replace(whole, where={"reject": str(error)})]
+    yield from found
+
+
+def _frames(whole: Item, options: dict[str, Any]) -> list[Item]:
+    header = _header(whole.path, whole.size, named_dicom=whole.key.lower().endswith((".dcm", ".dicom")))
+    try:
+        if header is None or "Rows" not in header or _code(header, "Modality") in NO_PICTURES:
+            return []
+        modality, part = _code(header, "Modality"), _code(header, "BodyPartExamined")
+        group = _group(header, options["split_by"]) or whole.key
+        frames = int(header.get("NumberOfFrames") or 1)
+    except Exception as error:  # noqa: BLE001  damaged headers raise anything; their text could quote a value
+        raise ImageReject(f"damaged header ({type(error).__name__})") from error
+    folder = PurePosixPath(whole.key).parts[0] if "/" in whole.key else None
     label = {"folder": folder, "modality": modality, "body_part": part}.get(options["label_by"])
-    group = _group(header, options["split_by"]) or key
-    for frame in range(_frames(header)):
-        where = {"frame": frame, "modality": modality, "body_part": part}
-        yield Item(key=f"{key}#{frame}", path=path, group=group, size=size, label=label, where=where)
+    where = {"modality": modality, "body_part": part}
+    # A number of frames out of range is listed once, for the pixel reader to reject.
+    return [
+        replace(whole, key=f"{whole.key}#{frame}", group=group, label=label, where={**where, "frame": frame})
+        for frame in range(frames if 1 <= frames <= dicom_pixels.MAX_FRAMES else 1)
+    ]
 
 
 def read_item(item: Item, options: dict[str, Any]) -> Content:
     """Return one frame as 8-bit grey or RGB."""
     if "reject" in item.where:
         raise ImageReject(item.where["reject"])
-    with storage.open_input(item.path) as stream:
-        dataset, pixels = dicom_pixels.read_frame(stream, item.where["frame"], window=_window(options["window"]))
     kept = [tag.strip() for tag in options["keep_tags"].split(",") if tag.strip()]
-    caption = "; ".join(f"{tag}: {dataset.get(tag)}" for tag in kept if dataset.get(tag) not in (None, ""))
+    with dicom_pixels.silence(), storage.open_input(item.path) as stream:
+        dataset, pixels = dicom_pixels.read_frame(stream, item.where["frame"], window=_window(options["window"]))
+        caption = "; ".join(f"{tag}: {dataset.get(tag)}" for tag in kept if dataset.get(tag) not in (None, ""))
     return Content(
         image=pixels, modality=item.where["modality"], body_part=item.where["body_part"], caption=caption or None
     )
@@ -131,13 +144,6 @@ def _check_deflated(data: bytes) -> None:
         raise ImageReject("damaged header (deflate)") from error
     if inflater.unconsumed_tail:
         raise ImageReject(f"inflates to more than {MAX_BYTES >> 20} MiB")
-
-
-def _frames(header: Any) -> int:
-    frames = int(header.get("NumberOfFrames") or 1)
-    if not 1 <= frames <= MAX_FRAMES:
-        return 1  # the pixel reader then rejects the file, once
-    return frames
 
 
 def _group(header: Any, level: str) -> str | None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -10,7 +14,7 @@ import numpy as np
 from medalign.data.images import MAX_PIXELS, ImageReject
 
 PERCENTILES = (0.5, 99.5)
-MAX_FRAMES = 4096
+MAX_FRAMES = 4096  # of one file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +24,22 @@ class Window:
     center: float | None = None
     width: float | None = None
     from_tags: bool = False
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Keep pydicom quiet: its warnings quote the values that it finds odd, and those may be names."""
+    from pydicom.config import disable_value_validation
+
+    log = logging.getLogger("pydicom")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), disable_value_validation():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
 
 
 def read_frame(stream: BinaryIO, frame: int, *, window: Window) -> tuple[Any, np.ndarray]:

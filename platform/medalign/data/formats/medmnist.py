@@ -77,7 +77,7 @@ def _members(source: str) -> list[str]:
         try:
             with zipfile.ZipFile(stream) as archive:
                 return [name.removesuffix(".npy") for name in archive.namelist()]
-        except zipfile.BadZipFile as error:
+        except (zipfile.BadZipFile, ValueError) as error:  # ValueError: pyarrow, for a seek before the start
             raise CorpusError(f"{source}: not an npz file.") from error
 
 
