@@ -20,6 +20,8 @@ class ImageEncoder(nn.Module):
     Attributes:
         backbone: a transformers ResNetModel or ViTModel; saved by its own `save_pretrained`, it loads anywhere.
         feature_size: D, the channels of its last feature map.
+        mean: what is subtracted from each of R, G, B in [0, 1].
+        std: what is divided by, per channel.
 
     Raises:
         TypeError: a backbone of another kind.
@@ -38,7 +40,7 @@ class ImageEncoder(nn.Module):
         self._config = config
         self._is_transformer = kind == "vit"
         # plain numbers, not buffers: an engine that casts the module to bfloat16 would round them
-        self._mean, self._std = tuple(mean), tuple(std)
+        self.mean, self.std = tuple(mean), tuple(std)
 
     def forward(self, images: UInt8[Tensor, "B 3 H W"]) -> ImageFeatures:
         """Return the last feature map and its mean over cells, in the backbone's floating type.
@@ -59,7 +61,7 @@ class ImageEncoder(nn.Module):
         return ImageFeatures(map=feature_map, pooled=feature_map.mean(dim=(2, 3)))
 
     def _normalise(self, images: Tensor) -> Tensor:
-        mean, std = (torch.tensor(v, device=images.device).reshape(3, 1, 1) for v in (self._mean, self._std))
+        mean, std = (torch.tensor(v, device=images.device).reshape(3, 1, 1) for v in (self.mean, self.std))
         return (images.float() / 255.0 - mean) / std
 
     def _parameter_type(self) -> torch.dtype:

@@ -30,8 +30,6 @@ class ResNet:
         std: divided by, per channel.
     """
 
-    __pydantic_config__ = {"extra": "forbid", "strict": True}
-
     source: str | None = None
     embedding_size: int = 64
     hidden_sizes: tuple[int, ...] = (256, 512, 1024, 2048)
@@ -78,8 +76,6 @@ class ViT:
         mean: subtracted from each of R, G, B in [0, 1].
         std: divided by, per channel.
     """
-
-    __pydantic_config__ = {"extra": "forbid", "strict": True}
 
     source: str | None = None
     image_size: int = 224

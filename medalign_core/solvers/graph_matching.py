@@ -54,11 +54,9 @@ class GraphMatching:
         second_order: False leaves the linear assignment, exactly.
     """
 
-    __pydantic_config__ = {"extra": "forbid", "strict": True}
-
     edge_weight: float = 1.0
     steps: int = 20
-    starts: int = 5
+    starts: int = 8
     second_order: bool = True
 
     def __post_init__(self) -> None:

@@ -95,7 +95,7 @@ def small_encoder(seed: int = 0) -> ImageEncoder:
 
 
 def image_batch(rows: int, *, size: int = 32, noise: int = 20, seed: int = 0, key: DrawKey | None = None) -> ImageBatch:
-    """Random images and, as their two views, each image plus independent pixel noise, cropped somewhere, half mirrored."""
+    """Random images and, as their two views, the image plus pixel noise, cropped somewhere, half mirrored."""
     draws = torch.Generator().manual_seed(seed)
     source = torch.randint(30, 226, (rows, 1, 3, size, size), generator=draws)
     shift = torch.randint(-noise, noise + 1, (rows, 2, 3, size, size), generator=draws)

@@ -21,8 +21,6 @@ class InfoNCE:
         temperature: tau, divides the cosines; > 0.
     """
 
-    __pydantic_config__ = {"extra": "forbid", "strict": True}
-
     projection_size: int = 128
     projector_depth: int = 2
     projector_norm: Literal["none", "batch"] = "none"

@@ -62,8 +62,6 @@ class LVMMed:
         solver: how hard to search. Its edge_weight and second_order are set from the keys above.
     """
 
-    __pydantic_config__ = {"extra": "forbid", "strict": True}
-
     preset: Literal["pseudo_code", "paper_equations", "bb_gm"] = "pseudo_code"
     graph_size: int = 16
     neighbours: int = 5

@@ -1,0 +1,33 @@
+import pytest
+import torch
+
+from medalign_core.metrics.collapse import embedding_std
+
+
+def everyone(rows: int) -> torch.Tensor:
+    return torch.ones(rows, dtype=torch.bool)
+
+
+def test_one_direction_is_zero_whatever_the_lengths():
+    lengths = torch.rand(50, 1, generator=torch.Generator().manual_seed(0)) + 0.1
+    assert embedding_std(lengths * torch.ones(8), everyone(50)) == pytest.approx(0.0, abs=1e-3)
+
+
+def test_directions_spread_over_the_sphere_are_one_in_any_dimension():
+    draws = torch.Generator().manual_seed(0)
+    for size in (2, 16, 128):
+        points = torch.randn(4000, size, generator=draws)
+        assert embedding_std(points, everyone(4000)) == pytest.approx(1.0, abs=0.02)
+
+
+def test_two_opposite_unit_vectors_are_one_in_one_dimension_and_less_in_more():
+    assert embedding_std(torch.tensor([[2.0], [-3.0]]), everyone(2)) == pytest.approx(1.0)
+    along_an_axis = torch.tensor([[1.0, 0, 0, 0], [-1.0, 0, 0, 0]])
+    assert embedding_std(along_an_axis, everyone(2)) == pytest.approx(0.5)  # sqrt(4) * mean(1, 0, 0, 0)
+
+
+def test_holes_do_not_count():
+    points = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    valid = torch.tensor([True, False, True, True, False, True])
+    assert embedding_std(points, valid) == embedding_std(points[valid], everyone(4))
+    assert embedding_std(points, torch.zeros(6, dtype=torch.bool)) == 0
