@@ -201,6 +201,7 @@ PICTURES: tuple[Picture, ...] = (
         tile=112,
         dark=15,
         filled=0.9,
+        contrast=6,
     ),
     Picture(
         package="scikit-image",
