@@ -21,6 +21,7 @@ def a_run(at: Path, *, steps: int = 40, allow_splits: tuple[str, ...] = (), name
     recipe = {
         "run": {"uri": str(at), "name": name, "seed": 3},
         "data": {"corpus": f"/corpora/{name}", "allow_splits": list(allow_splits)},
+        "model": {"type": "resnet"},
         "objective": {"type": "lvm_med", "graph_size": 16},
         "train": {"workers": 2, "global_batch": 64},
     }
@@ -251,7 +252,8 @@ def test_a_long_run_stays_a_small_page(tmp_path: Path) -> None:
     ("file", "content", "message"),
     [
         ("recipe.yaml", None, "no run here"),
-        ("recipe.yaml", "run: [", r"recipe\.yaml: cannot be read"),
+        ("recipe.yaml", "run: [", r"recipe\.yaml: not YAML"),
+        ("recipe.yaml", "run: 3", r"recipe\.yaml: not a resolved recipe"),
         ("environment.json", "{", r"environment\.json: cannot be read"),
         ("figures/matching.npz", "nonsense", r"matching\.npz: cannot be read"),
     ],

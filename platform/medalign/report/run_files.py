@@ -10,15 +10,15 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
-import yaml
 from jaxtyping import Float, Int, UInt8
 from numpy import ndarray
 
 from medalign import storage
 from medalign.errors import RunError
 from medalign.evaluate.result import SCORES, EvaluationResult, loads
+from medalign.evaluate.source import read_recipe
 
-RECIPE, ENVIRONMENT, METRICS = "recipe.yaml", "environment.json", "metrics.jsonl"
+ENVIRONMENT, METRICS = "environment.json", "metrics.jsonl"
 MATCHING, EVALUATIONS = "figures/matching.npz", "evaluations"
 
 
@@ -70,11 +70,8 @@ def read(run: str) -> RunFiles:
         RunError: no run at this URI, or a file of it that cannot be understood.
         StorageError: the place cannot be reached.
     """
-    where = storage.join(run, RECIPE)
-    if not storage.exists(where):
-        raise RunError(f"{run}: no run here ({RECIPE} is missing); give the URI that `medalign train` printed.")
-    recipe = _parsed(where, yaml.safe_load)
-    environment = _parsed(storage.join(run, ENVIRONMENT), json.loads, default={})
+    recipe = read_recipe(run)
+    environment = _environment(storage.join(run, ENVIRONMENT))
     records, torn = _records(storage.join(run, METRICS))
     notes = (f"{torn} unreadable lines of {METRICS} were left out.",) if torn else ()
     return RunFiles(
@@ -90,13 +87,13 @@ def read(run: str) -> RunFiles:
     )
 
 
-def _parsed(where: str, parse: Any, default: dict[str, Any] | None = None) -> dict[str, Any]:
-    if default is not None and not storage.exists(where):
-        return default
+def _environment(where: str) -> dict[str, Any]:
+    if not storage.exists(where):
+        return {}
     try:
-        value = parse(storage.read_bytes(where).decode())
-    except (ValueError, yaml.YAMLError) as error:
-        raise RunError(f"{where}: cannot be read ({' '.join(str(error).split())[:160]}).") from error
+        value = json.loads(storage.read_bytes(where))
+    except ValueError as error:
+        raise RunError(f"{where}: cannot be read ({error}).") from error
     if not isinstance(value, dict):
         raise RunError(f"{where}: expected keys and values, found {type(value).__name__}.")
     return value
