@@ -16,39 +16,50 @@ MedAlignError
 
 from __future__ import annotations
 
+
 class MedAlignError(Exception):
     """Root of everything MedAlign raises on purpose."""
 
     exit_code = 1
+
 
 class UserError(MedAlignError):
     """Something a user gave is wrong; the message is one line and names the way out."""
 
     exit_code = 2
 
+
 class RecipeError(UserError):
     """A key, a type or a value of a recipe or an override."""
+
 
 class StorageError(UserError):
     """A URI that cannot be read or written."""
 
+
 class CorpusError(UserError):
     """A corpus that is missing, incomplete, of another schema, or lacks what is asked of it."""
+
 
 class RunError(UserError):
     """A run that is missing, or that another recipe already owns."""
 
+
 class PlanError(UserError):
     """A plan that cannot work: batches that do not divide, no CPU left for data."""
+
 
 class QuarantineError(UserError):
     """More bad rows than the budget allows."""
 
+
 class OrderError(MedAlignError):
     """A micro-batch arrived out of turn: stop rather than train on the wrong data."""
 
+
 class CheckpointError(MedAlignError):
     """A checkpoint that is incomplete or does not fit the model."""
+
 
 class NonFiniteError(MedAlignError):
     """A non-finite loss or gradient under the policy `stop`."""

@@ -172,4 +172,6 @@ def _named(uri: str) -> Iterator[None]:
         raise StorageError(f"{uri}: not found.") from error
     except OSError as error:
         cause = " ".join(str(error).split())
-        raise StorageError(f"{uri}: cannot be reached ({cause[:200]}); check the address and the credentials.") from error
+        raise StorageError(
+            f"{uri}: cannot be reached ({cause[:200]}); check the address and the credentials."
+        ) from error

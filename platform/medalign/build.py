@@ -1,0 +1,86 @@
+"""Opening and building encoders: local directories and hub ids become backbones, settings become weights of a seed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from medalign import config
+from medalign.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from medalign_core.models.encoders import ImageEncoder
+
+MODELS = {
+    "resnet": "medalign_core.models.settings:ResNet",
+    "vit": "medalign_core.models.settings:ViT",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSection:
+    """The model section of a recipe, alone."""
+
+    model: Any = field(metadata={"table": MODELS})
+
+
+def model_settings(recipe: Mapping[str, Any]) -> Any:
+    """Return the model's settings from a resolved recipe."""
+    document = config.loads(config.dump_yaml({"model": recipe["model"]}), source="recipe.yaml")
+    return config.build(ModelSection, document).model
+
+
+def build_encoder(settings: Any, *, seed: int) -> ImageEncoder:
+    """Return the encoder that training starts from: from `settings.source`, else weights drawn from the seed.
+
+    Raises:
+        UserError: the source cannot be opened.
+    """
+    from medalign_core.ops.draws import draw_seed
+
+    if settings.source:
+        return settings.build(open_backbone(settings.source))
+    return _seeded(settings, draw_seed(seed, "model"))
+
+
+def random_encoder(recipe: Mapping[str, Any], seed: int) -> ImageEncoder:
+    """Return the architecture of a resolved recipe with random weights of a seed: the baseline of a probe."""
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    from medalign_core.ops.draws import draw_seed
+
+    settings = model_settings(recipe)
+    if not settings.source:
+        return _seeded(settings, draw_seed(seed, "model"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(draw_seed(seed, "model"))
+        return settings.build(AutoModel.from_config(AutoConfig.from_pretrained(settings.source)))
+
+
+def open_backbone(source: str) -> torch.nn.Module:
+    """Open a transformers model from a local directory or, where there is a network, a hub id. Runs no remote code.
+
+    Raises:
+        UserError: it cannot be opened.
+    """
+    from transformers import AutoModel
+
+    try:
+        return AutoModel.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        where = "directory" if os.path.isdir(source) else "directory (or hub id, with a network)"
+        cause = " ".join(str(error).split())[:160]
+        raise UserError(f"model.source = {source}: not a transformers {where} that can be opened ({cause}).") from error
+
+
+def _seeded(settings: Any, seed: int) -> ImageEncoder:
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return settings.build()

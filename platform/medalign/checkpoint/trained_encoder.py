@@ -1,0 +1,64 @@
+"""The encoder of a run, out of its checkpoint; or of a plain transformers directory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+
+from medalign import build, storage
+from medalign.checkpoint import run_checkpoints
+from medalign.errors import CheckpointError, RunError
+
+if TYPE_CHECKING:
+    from medalign_core.models.encoders import ImageEncoder
+
+PREFIX = "encoder."
+
+
+def open_encoder(source: str, *, checkpoint: Literal["best", "latest"] = "best") -> ImageEncoder:
+    """Return the trained encoder of a run, or the encoder of a transformers directory.
+
+    Args:
+        source: a run's URI, or a local directory with a transformers config.json.
+        checkpoint: "best" by validation (the newest where no validation ran), or "latest".
+
+    Raises:
+        RunError: neither a run nor a directory, or a run without a complete checkpoint.
+        CheckpointError: the checkpoint does not fit the run's recipe.
+    """
+    recipe_at = storage.join(source, "recipe.yaml")
+    if not storage.exists(recipe_at):
+        if storage.exists(storage.join(source, "config.json")):
+            return _from_directory(source)
+        raise RunError(f"{source}: neither a run (recipe.yaml) nor a transformers directory (config.json).")
+    recipe: dict[str, Any] = yaml.safe_load(storage.read_bytes(recipe_at))
+    saved = (run_checkpoints.best(source) if checkpoint == "best" else None) or run_checkpoints.latest(source)
+    if saved is None:
+        raise RunError(f"{source}: no complete checkpoint yet; train first, or resume the run.")
+    encoder = build.build_encoder(build.model_settings(recipe), seed=recipe["run"]["seed"])
+    _fill(encoder, saved)
+    return encoder
+
+
+def _from_directory(source: str) -> ImageEncoder:
+    from medalign_core.models import settings
+
+    backbone = build.open_backbone(source)
+    kinds: dict[str, Any] = {"resnet": settings.ResNet, "vit": settings.ViT}
+    kind = backbone.config.model_type  # type: ignore[union-attr]
+    if kind not in kinds:
+        raise RunError(f"{source}: a {kind} model; image encoders are resnet or vit.")
+    return kinds[kind](source=source).build(backbone)
+
+
+def _fill(encoder: ImageEncoder, saved: run_checkpoints.Saved) -> None:
+    """Load the encoder's weights and buffers; every one of them must be there."""
+    tensors = run_checkpoints.weights(saved)
+    own = {name.removeprefix(PREFIX): value for name, value in tensors.items() if name.startswith(PREFIX)}
+    report = encoder.load_state_dict(own, strict=False)
+    missing = [name for name in report.missing_keys if not name.endswith("num_batches_tracked")]
+    if missing or report.unexpected_keys:
+        raise CheckpointError(
+            f"{saved.uri}: does not fit the run's model; missing {missing[:3]}, unexpected {report.unexpected_keys[:3]}."
+        )

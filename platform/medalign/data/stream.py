@@ -1,0 +1,60 @@
+"""The stream: the same micro-batches through Ray Data, read, decoded and augmented in worker processes.
+
+Ray Data prefetches and computes in the order that `order.py` lays down; it never decides it. A window is one block
+of one row; reading it yields its rows; a strict repartition cuts them into blocks of one micro-batch; each is decoded
+by one task; `streaming_split` deals them to the ranks in turn. The dealing is not a documented promise, so each rank
+checks that the micro-batch it receives is the one due.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray.data
+from ray.data import DataContext, ExecutionOptions
+
+from medalign.data.batches import BatchStream
+from medalign_core.types import ImageBatch
+
+
+def execution_options() -> ExecutionOptions:
+    """Return the options under which blocks keep their order."""
+    options = ExecutionOptions(preserve_order=True)
+    return options
+
+
+def training_dataset(stream: BatchStream, *, start: int, stop: int) -> ray.data.Dataset:
+    """Return a dataset that yields the micro-batches of the steps [start, stop), dealt in turn to `stream.world` ranks."""
+    context = DataContext.get_current()
+    context.execution_options = execution_options()
+    context.enable_progress_bars = False
+    windows = stream.order.windows(start, stop)
+    size = stream.order.micro_batch
+
+    def read_windows(batch: dict[str, np.ndarray]) -> Iterator[pa.Table]:
+        for number in batch["id"]:
+            yield from stream.read_window(windows[int(number)])
+
+    def decode_views(block: pa.Table) -> dict[str, np.ndarray]:
+        return stream.decode(block)
+
+    return (
+        ray.data.range(len(windows), override_num_blocks=len(windows))
+        .map_batches(read_windows, batch_size=1)
+        .repartition(target_num_rows_per_block=size, strict=True)
+        .map_batches(decode_views, batch_size=size, batch_format="pyarrow")
+    )
+
+
+def receive(shard: Any, stream: BatchStream, *, rank: int, start: int, stop: int) -> Iterator[ImageBatch]:
+    """Yield one rank's micro-batches from its dataset shard, each checked against the slot that is due.
+
+    Raises:
+        OrderError: a micro-batch out of turn.
+    """
+    arrived = shard.iter_batches(batch_size=stream.order.micro_batch, batch_format="numpy", prefetch_batches=2)
+    for due, arrays in zip(stream.due(rank, start=start, stop=stop), arrived, strict=False):
+        yield stream.batch(arrays, due)

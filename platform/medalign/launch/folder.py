@@ -1,0 +1,73 @@
+"""A run's folder: claimed by one recipe, resumed by the same one, and what is written there before training."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from typing import Any
+
+import yaml
+
+from medalign import config, storage
+from medalign.errors import RunError
+
+PACKAGES = ("medalign", "torch", "ray", "deepspeed", "transformers", "numpy", "scipy", "pyarrow", "pillow")
+# What may differ when a run goes on: nothing here changes which samples a step sees or what it computes with them.
+FREE = (
+    ("run", "uri"),
+    ("data", "corpus"),
+    ("tracking",),
+    *(("train", key) for key in ("workers", "zero_stage", "max_failures", "cpus_per_worker", "gpus_per_worker")),
+    *(("train", key) for key in ("threads", "keep_last", "checkpoint_every", "on_nonfinite", "validate_every")),
+)
+
+
+def claim(uri: str, recipe: Mapping[str, Any]) -> bool:
+    """Make `uri` the folder of this recipe's run; tell whether the run was there already (so it is resumed).
+
+    Raises:
+        RunError: another recipe's run lives there; the first differing key is named.
+        StorageError: the place cannot be written.
+    """
+    where = storage.join(uri, "recipe.yaml")
+    is_there = storage.exists(where)
+    if is_there:
+        before = yaml.safe_load(storage.read_bytes(where))
+        for key, old, new in _differences(before, recipe):
+            raise RunError(
+                f"{uri}: this run was started with {key} = {old!r}, now it is {new!r};"
+                " choose another run.uri, or the same value to resume."
+            )
+    storage.write_bytes(where, config.dump_yaml(dict(recipe)).encode())
+    storage.write_bytes(storage.join(uri, "environment.json"), json.dumps(environment(), indent=1).encode())
+    return is_there
+
+
+def environment() -> dict[str, Any]:
+    """Return the versions that a run is made with."""
+    return {
+        "python": sys.version.split()[0],
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _differences(old: Any, new: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any, Any]]:
+    if path in FREE:
+        return
+    if isinstance(old, dict) and isinstance(new, Mapping):
+        for key in sorted({*old, *new}):
+            yield from _differences(old.get(key), new.get(key), (*path, key))
+    elif json.dumps(old, default=list) != json.dumps(new, default=list):
+        yield ".".join(path), old, new

@@ -1,0 +1,140 @@
+"""A run on Ray Train: workers under a controller, fed by Ray Data, started again when one fails."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from typing import Any
+
+import ray
+import ray.train
+from ray.data import Dataset
+from ray.train import DataConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from medalign import checkpoint, cluster, storage
+from medalign.data import stream
+from medalign.errors import PlanError
+from medalign.launch.worker import work
+from medalign.plan import RunPlan
+from medalign.recipe import Recipe
+from medalign.tracking.console import Console
+from medalign.tracking.json_lines import follow
+from medalign.training.session import set_accelerator
+
+COLLECTIVE_TIMEOUT_S = 600
+
+
+class RaySession:
+    """A Ray Train worker."""
+
+    def __init__(self) -> None:
+        context = ray.train.get_context()
+        self.rank, self.world = context.get_world_rank(), context.get_world_size()
+
+    def report(self, step: int, values: dict[str, float]) -> None:
+        """Report to the controller; a barrier over the ranks."""
+        ray.train.report({"step": step, **values})
+
+    def stop_requested(self) -> bool:
+        """Ray stops workers itself."""
+        return False
+
+
+def train_on_ray(recipe: Recipe, plan: RunPlan) -> dict[str, Any]:
+    """Run a plan on the cluster and return what rank 0 returned.
+
+    Raises:
+        PlanError: the cluster is too small: no CPU is left for data, or GPUs are missing.
+        MedAlignError: what a worker raised, or the failure of the worker group.
+    """
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    cluster.ensure_ray(dashboard=True)
+    _check_resources(recipe)
+    trainer = TorchTrainer(
+        _train_one_rank,
+        train_loop_config={"recipe": recipe, "plan": plan},
+        datasets={"train": lambda: _remaining(recipe, plan)},
+        dataset_config=DataConfig(execution_options=stream.execution_options(), enable_shard_locality=False),
+        scaling_config=ScalingConfig(
+            num_workers=recipe.train.workers,
+            use_gpu=bool(recipe.train.gpus_per_worker),
+            resources_per_worker=_worker_resources(recipe),
+        ),
+        torch_config=TorchConfig(
+            backend="nccl" if recipe.train.gpus_per_worker else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S
+        ),
+        run_config=_run_config(recipe),
+    )
+    console = Console(total_steps=plan.total_steps, step=_steps_done(recipe), log_every=recipe.tracking.log_every)
+    try:
+        with follow(recipe.run.uri, console):
+            result = trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        console.close(failed=True)
+        raise cluster.own_error(_first_failure(error), doing="training") from error
+    console.close()
+    return result.return_value
+
+
+def _train_one_rank(config: dict[str, Any]) -> dict[str, Any]:
+    set_accelerator()
+    recipe, plan = config["recipe"], config["plan"]
+    session = RaySession()
+    shard = ray.train.get_dataset_shard("train")
+
+    def batches(start: int) -> Any:
+        return stream.receive(shard, plan.stream, rank=session.rank, start=start, stop=plan.total_steps)
+
+    return work(recipe, plan, session, batches, console=False)
+
+
+def _remaining(recipe: Recipe, plan: RunPlan) -> Dataset:
+    """Return the dataset of the steps that are left: evaluated at each start of the worker group."""
+    return stream.training_dataset(plan.stream, start=_steps_done(recipe), stop=plan.total_steps)
+
+
+def _steps_done(recipe: Recipe) -> int:
+    saved = checkpoint.latest(recipe.run.uri)
+    return saved.state.step if saved else 0
+
+
+def _worker_resources(recipe: Recipe) -> dict[str, float]:
+    resources = {"CPU": recipe.train.cpus_per_worker}
+    if recipe.train.gpus_per_worker:
+        resources["GPU"] = recipe.train.gpus_per_worker
+    return resources
+
+
+def _run_config(recipe: Recipe) -> RunConfig:
+    filesystem, path = storage.resolve(storage.join(recipe.run.uri, "ray"))
+    return RunConfig(
+        name=f"attempt-{uuid.uuid4().hex[:8]}",  # Ray's own resume is not used: ours is exact
+        storage_path=path,
+        storage_filesystem=filesystem,
+        failure_config=FailureConfig(max_failures=recipe.train.max_failures, controller_failure_limit=0),
+    )
+
+
+def _check_resources(recipe: Recipe) -> None:
+    """Refuse a plan that would hang: data tasks need a CPU that no worker has taken."""
+    have = ray.cluster_resources()
+    cpus, workers = have.get("CPU", 0.0), recipe.train.workers
+    taken = workers * recipe.train.cpus_per_worker
+    if cpus - taken < 1:
+        raise PlanError(
+            f"train.workers={workers} with train.cpus_per_worker={recipe.train.cpus_per_worker} take {taken:g} of the"
+            f" cluster's {cpus:g} CPUs and leave none for data; lower one of them."
+        )
+    gpus = have.get("GPU", 0.0)
+    if workers * recipe.train.gpus_per_worker > gpus:
+        raise PlanError(
+            f"train.workers={workers} with train.gpus_per_worker={recipe.train.gpus_per_worker} need more than the"
+            f" cluster's {gpus:g} GPUs; lower train.workers, or set train.gpus_per_worker=0 to train on CPUs."
+        )
+
+
+def _first_failure(error: Exception) -> BaseException:
+    """Return the first worker's own exception where there is one."""
+    failures = getattr(error, "worker_failures", None)
+    return failures[min(failures)] if failures else error

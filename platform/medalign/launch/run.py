@@ -1,0 +1,101 @@
+"""train(recipe): from a recipe to a finished run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from medalign import config, storage
+from medalign.launch import folder
+from medalign.plan import RunPlan, plan_run
+from medalign.recipe import Recipe, open_recipe
+from medalign.tracking import check_installed
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """How a run ended.
+
+    Attributes:
+        uri: where the run lives.
+        step: optimizer steps done.
+        total_steps: optimizer steps planned.
+        skipped: steps that were not finite and changed nothing.
+        best: the best validation figure, None without validation.
+        last: the last figures by kind, "train" and "validation".
+        notes: what a user should know about how the recipe was read.
+    """
+
+    uri: str
+    step: int
+    total_steps: int
+    skipped: int
+    best: float | None
+    last: dict[str, dict[str, float]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def train(recipe: str, overrides: Sequence[str] = ()) -> TrainResult:
+    """Train what a recipe says, or go on where the same run stopped.
+
+    Args:
+        recipe: a YAML file or the name of a shipped recipe, e.g. "lvm_med/tiny_cpu".
+        overrides: dotted keys laid over it, e.g. ["data.corpus=corpora/demo", "train.steps=100"].
+
+    Raises:
+        UserError: anything wrong with the recipe, the corpus, the run's place or the plan; before training starts.
+        MedAlignError: training failed.
+    """
+    settled, plan, notes = _prepare(recipe, overrides)
+    folder.claim(settled.run.uri, config.resolve(settled))
+    values = _in_process(settled, plan) if settled.train.workers == 0 else _on_ray(settled, plan)
+    return TrainResult(
+        uri=settled.run.uri,
+        step=values["step"],
+        total_steps=plan.total_steps,
+        skipped=values["skipped"],
+        best=values["best"],
+        last=values["last"],
+        notes=notes,
+    )
+
+
+def dry_run(recipe: str, overrides: Sequence[str] = ()) -> tuple[Recipe, RunPlan]:
+    """Return the resolved recipe and its plan, checked, without starting or writing anything.
+
+    Raises:
+        UserError: as `train`.
+    """
+    settled, plan, _ = _prepare(recipe, overrides)
+    return settled, plan
+
+
+def _prepare(name: str, overrides: Sequence[str]) -> tuple[Recipe, RunPlan, tuple[str, ...]]:
+    recipe, document = open_recipe(name, overrides)
+    check_installed(recipe.tracking)
+    settled = replace(
+        recipe,
+        run=replace(recipe.run, uri=storage.absolute(recipe.run.uri)),
+        data=replace(recipe.data, corpus=storage.absolute(recipe.data.corpus)),
+    )
+    plan = plan_run(seed=settled.run.seed, data=settled.data, train=settled.train, objective=settled.objective)
+    return settled, plan, tuple(document.notes)
+
+
+def _on_ray(recipe: Recipe, plan: RunPlan) -> dict[str, Any]:
+    from medalign.launch.on_ray import train_on_ray
+
+    return train_on_ray(recipe, plan)
+
+
+def _in_process(recipe: Recipe, plan: RunPlan) -> dict[str, Any]:
+    from medalign.launch.worker import work
+    from medalign.training.session import ProcessSession, process_group
+    from medalign_core.types import ImageBatch
+
+    def batches(start: int) -> Iterator[ImageBatch]:
+        return plan.stream.plain(0, start=start, stop=plan.total_steps)
+
+    with process_group():
+        return work(recipe, plan, ProcessSession(), batches, console=True)

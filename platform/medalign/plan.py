@@ -1,0 +1,113 @@
+"""The plan of a run: what a recipe means for a corpus, resolved and checked before anything starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from medalign.data.batches import BatchStream
+from medalign.data.order import Order
+from medalign.data.reader import RowSource
+from medalign.data.settings import Data
+from medalign.errors import PlanError
+from medalign.training.settings import Train
+from medalign_core.ops.draws import draw_seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPlan:
+    """A resolved plan.
+
+    Attributes:
+        stream: the training micro-batches.
+        validation: the validation micro-batches, each a step of its own; None where validation is off.
+        validation_batches: how many of them one validation uses.
+        total_steps: optimizer steps of the run.
+        graphs_per_step: graphs that one step matches, None for objectives without graphs.
+    """
+
+    stream: BatchStream
+    validation: BatchStream | None
+    validation_batches: int
+    total_steps: int
+    graphs_per_step: int | None
+
+    def describe(self) -> dict[str, int | float | str]:
+        """Return the plan as lines of (name, value), for people."""
+        order, world = self.stream.order, self.stream.world
+        values: dict[str, int | float | str | None] = {
+            "rows": order.rows,
+            "workers": world,
+            "micro batch": order.micro_batch,
+            "global batch": order.global_batch,
+            "micro-batches per step": order.micro_batches,
+            "forwards per worker and step": -(-order.micro_batches // world),
+            "steps per epoch": order.steps_per_epoch,
+            "total steps": self.total_steps,
+            "epochs": round(self.total_steps / order.steps_per_epoch, 2),
+            "rows shuffled together": order.window_steps * order.global_batch,
+            "graphs per step": self.graphs_per_step,
+            "validation micro-batches": self.validation_batches or None,
+        }
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def plan_run(*, seed: int, data: Data, train: Train, objective: Any) -> RunPlan:
+    """Resolve a recipe's parts against its corpus.
+
+    Raises:
+        CorpusError: no corpus, or no images of a split.
+        PlanError: the corpus is too small for a step, or for a validation micro-batch.
+    """
+    splits = tuple(dict.fromkeys(("train", *data.allow_splits)))
+    source = RowSource.open(data.corpus, splits)
+    order = Order(
+        seed=seed,
+        row_groups=source.sizes,
+        micro_batch=train.micro_batch,
+        global_batch=train.global_batch,
+        shuffle_rows=data.shuffle_rows,
+    )
+    total = train.steps or (train.epochs or 0) * order.steps_per_epoch
+    stream = BatchStream(order, source, data, max(1, train.workers))
+    validation, batches = _validation(stream, train, objective) if train.validate_every else (None, 0)
+    graph_size = getattr(objective, "graph_size", None)
+    return RunPlan(
+        stream=stream,
+        validation=validation,
+        validation_batches=batches,
+        total_steps=total,
+        graphs_per_step=train.global_batch // graph_size if graph_size else None,
+    )
+
+
+def _validation(stream: BatchStream, train: Train, objective: Any) -> tuple[BatchStream, int]:
+    """Return the stream of validation: micro-batches as large as training's, or as the split allows."""
+    source = RowSource.open(stream.data.corpus, (train.validation_split,))
+    rows, size = sum(source.sizes), train.micro_batch
+    while size > rows or not _accepts(objective, size):
+        size -= 1
+        if not size:
+            raise PlanError(
+                f"split {train.validation_split!r} has {rows} rows, too few for one validation micro-batch;"
+                " set train.validate_every=0, or prepare a larger split."
+            )
+    order = replace(
+        stream.order,
+        seed=draw_seed(stream.order.seed, "validation"),
+        row_groups=source.sizes,
+        micro_batch=size,
+        global_batch=size,
+    )
+    return BatchStream(order, source, stream.data, 1), min(train.validation_batches, order.steps_per_epoch)
+
+
+def _accepts(objective: Any, micro_batch: int) -> bool:
+    validate = getattr(objective, "validate", None)
+    if validate is None:
+        return True
+    try:
+        validate(micro_batch)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,107 @@
+"""The root of a recipe: every part's settings under one roof, and where recipes are found by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from medalign import config
+from medalign.build import MODELS
+from medalign.config import Document
+from medalign.data.settings import Data
+from medalign.errors import RecipeError
+from medalign.tracking import Tracking
+from medalign.training.optimizers import AdamW
+from medalign.training.schedules import Cosine
+from medalign.training.settings import Train
+
+OBJECTIVES = {
+    "lvm_med": "medalign_core.objectives.lvm_med.settings:LVMMed",
+    "info_nce": "medalign_core.objectives.info_nce.settings:InfoNCE",
+}
+OPTIMIZERS = {
+    "adam": "medalign.training.optimizers:Adam",
+    "adamw": "medalign.training.optimizers:AdamW",
+    "sgd": "medalign.training.optimizers:SGD",
+}
+SCHEDULES = {
+    "cosine": "medalign.training.schedules:Cosine",
+    "step": "medalign.training.schedules:Step",
+    "constant": "medalign.training.schedules:Constant",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run: where it lives, and the seed that every draw of it is keyed by."""
+
+    __pydantic_config__: ClassVar[dict] = {"extra": "forbid", "strict": True}
+
+    uri: str
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that makes a run. Tables take `type`, a name or `package.module:Class`."""
+
+    run: Run
+    data: Data
+    model: Any = field(metadata={"table": MODELS})
+    objective: Any = field(metadata={"table": OBJECTIVES})
+    optimizer: Any = field(default_factory=AdamW, metadata={"table": OPTIMIZERS})
+    schedule: Any = field(default_factory=Cosine, metadata={"table": SCHEDULES})
+    train: Train
+    tracking: Tracking = field(default_factory=Tracking)
+
+
+def open_recipe(name: str, overrides: Sequence[str] = ()) -> tuple[Recipe, Document]:
+    """Read a recipe, lay `key=value` overrides over it and check it.
+
+    Args:
+        name: a YAML file, or the name of a shipped recipe such as lvm_med/tiny_cpu.
+        overrides: dotted `key.path=value`.
+
+    Raises:
+        RecipeError: no such recipe, or anything wrong with a key, a type or a value.
+    """
+    document = config.load(str(find(name)), overrides)
+    recipe = config.build(Recipe, document)
+    validate = getattr(recipe.objective, "validate", None)
+    if validate:
+        try:
+            validate(recipe.train.micro_batch)
+        except ValueError as error:
+            raise document.error(("train", "micro_batch"), str(error), value=recipe.train.micro_batch) from error
+    return recipe, document
+
+
+def find(name: str) -> Path:
+    """Return the file of a recipe: a path, or a shipped name with or without .yaml.
+
+    Raises:
+        RecipeError: there is none; the message lists the shipped ones.
+    """
+    given = Path(name)
+    if given.suffix in (".yaml", ".yml"):
+        if given.is_file():
+            return given
+    else:
+        for folder in _folders():
+            if (folder / f"{name}.yaml").is_file():
+                return folder / f"{name}.yaml"
+    raise RecipeError(f"{name}: no such recipe; give a .yaml file, or one of: {', '.join(shipped())}.")
+
+
+def shipped() -> list[str]:
+    """Return the names of the recipes that come with MedAlign."""
+    names = {str(p.relative_to(f).with_suffix("")) for f in _folders() for p in f.rglob("*.yaml")}
+    return sorted(names)
+
+
+def _folders() -> list[Path]:
+    """Return where recipes lie: inside an installed wheel, or at the root of a checkout."""
+    here = Path(__file__).resolve()
+    return [f for f in (here.parent / "recipes", here.parents[2] / "jobs" / "recipes") if f.is_dir()]

@@ -1,0 +1,69 @@
+"""What the loop needs of its engine and of its surroundings; the loop itself knows neither DeepSpeed nor Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from medalign.checkpoint.run_checkpoints import TensorSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepOutcome:
+    """What one optimizer step did: `applied` is False when a non-finite gradient was kept out."""
+
+    applied: bool
+    gradient_norm: float
+
+
+class BatchNormStatistics(Protocol):
+    """Running statistics that are combined per micro-batch; see running_statistics.py."""
+
+    def record(self, index: int) -> None:
+        """Keep the statistics that the forward of micro-batch `index` left."""
+
+    def combine(self, micro_batches: int) -> None:
+        """Fold the recorded statistics of all ranks into the running ones. Collective."""
+
+    def discard(self) -> None:
+        """Forget the recorded statistics."""
+
+
+class TrainingEngine(TensorSource, Protocol):
+    """A module that trains, on one of `world` ranks."""
+
+    module: nn.Module
+    device: torch.device
+    running: BatchNormStatistics
+
+    def forward(self, batch: Any) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Return (loss, stats) of one micro-batch."""
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of one micro-batch to the step's."""
+
+    def step(self, learning_rate: float) -> StepOutcome:
+        """Take the optimizer step."""
+
+    def barrier(self) -> None:
+        """Wait for every rank."""
+
+    def any_rank(self, value: bool) -> bool:
+        """Tell whether `value` is true on any rank. Collective."""
+
+
+class Session(Protocol):
+    """What the loop knows of its surroundings."""
+
+    rank: int
+    world: int
+
+    def report(self, step: int, values: dict[str, float]) -> None:
+        """Tell the surroundings that a checkpoint of `step` is complete. Every rank calls it equally often."""
+
+    def stop_requested(self) -> bool:
+        """Tell whether this rank was asked to save and end."""

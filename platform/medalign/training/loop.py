@@ -1,0 +1,198 @@
+"""The loop: micro-batches through the engine, step by step. Imports neither Ray nor DeepSpeed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from medalign import checkpoint
+from medalign.checkpoint import TrainState
+from medalign.errors import NonFiniteError, OrderError
+from medalign.tracking import Trackers
+from medalign.training.averages import Averages
+from medalign.training.clock import Clock
+from medalign.training.contract import Session, TrainingEngine
+from medalign.training.settings import Train
+from medalign_core.ops.draws import draw_seed
+from medalign_core.types import ImageBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopPlan:
+    """What the loop does, resolved.
+
+    Attributes:
+        run: the run's URI.
+        settings: the recipe's train section.
+        total_steps: optimizer steps of the whole run.
+        steps_per_epoch: of the corpus.
+        log_every: steps that one line of figures averages.
+        learning_rate: the rate of a step, counted from 0.
+        recipe: the resolved recipe, kept in each checkpoint.
+    """
+
+    run: str
+    settings: Train
+    total_steps: int
+    steps_per_epoch: int
+    log_every: int
+    learning_rate: Callable[[int], float]
+    recipe: Mapping[str, Any]
+
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches of a step."""
+        return self.settings.global_batch // self.settings.micro_batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopResult:
+    """How a loop ended: its last state, whether the planned steps are done, and the last figures by kind."""
+
+    state: TrainState
+    finished: bool
+    last: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+class Loop:
+    """Trains from a state to the end of the plan, or until the session asks it to stop."""
+
+    def __init__(self, engine: TrainingEngine, session: Session, plan: LoopPlan, *, trackers: Trackers) -> None:
+        self._engine, self._session, self._plan, self._trackers = engine, session, plan, trackers
+        self._averages = Averages(engine.device)
+        self._last: dict[str, dict[str, float]] = {}
+        self._rates: dict[str, float] = {}
+        self._saved_step = -1
+        self._clock = Clock()
+
+    def run(self, batches: Iterable[ImageBatch], state: TrainState, validation: list[ImageBatch]) -> LoopResult:
+        """Train. `batches` are this rank's micro-batches from `state.step` on, padding included.
+
+        Raises:
+            OrderError: the batches end before the plan does.
+            NonFiniteError: a non-finite loss or gradient under the policy `stop`.
+        """
+        arriving, settings, total = iter(batches), self._plan.settings, self._plan.total_steps
+        self._saved_step = state.step
+        while state.step < total:
+            with self._clock.step():
+                state = self._step(arriving, state)
+            is_last = state.step == total
+            if state.step % self._plan.log_every == 0 or is_last:
+                self._log(state)
+            if settings.validate_every and (state.step % settings.validate_every == 0 or is_last):
+                state = self._validate(state, validation)
+            if settings.checkpoint_every and state.step % settings.checkpoint_every == 0:
+                self._save(state)
+            if self._stop_requested(state.step):
+                break
+        self._save(state)
+        return LoopResult(state=state, finished=state.step == total, last=self._last)
+
+    def _step(self, arriving: Iterator[ImageBatch], state: TrainState) -> TrainState:
+        """Compute this rank's micro-batches of a step, take the step, and return the state after it."""
+        world, count = self._session.world, self._plan.micro_batches
+        turns = -(-count // world)
+        for _ in range(turns):
+            batch = self._next(arriving, state.step)
+            torch.manual_seed(draw_seed(batch.key.seed, "forward", state.step, batch.key.index))
+            loss, stats = self._engine.forward(batch)
+            if batch.weight:
+                self._engine.running.record(batch.key.index)
+                self._clock.saw(len(batch.valid))
+            # every rank runs the same turns; together they give the mean over the step's micro-batches
+            self._engine.backward(loss * (batch.weight * turns * world / count))
+            self._averages.add(batch.weight, {"loss": loss.detach(), **stats, "holes": (~batch.valid).sum()})
+        rate = self._plan.learning_rate(state.step)
+        outcome = self._engine.step(rate)
+        self._rates = {"learning_rate": rate, "gradient_norm": outcome.gradient_norm}
+        return self._account(replace(state, step=state.step + 1), outcome.applied)
+
+    def _next(self, arriving: Iterator[ImageBatch], step: int) -> ImageBatch:
+        with self._clock.waiting():
+            batch = next(arriving, None)
+        if batch is None or batch.key.step != step:
+            found = "nothing" if batch is None else f"a micro-batch of step {batch.key.step}"
+            raise OrderError(f"rank {self._session.rank}: {found} arrived in step {step}.")
+        return batch.to(self._engine.device)
+
+    def _account(self, state: TrainState, applied: bool) -> TrainState:
+        """Keep a step's figures and batch statistics if it was applied; else count it as skipped, or stop."""
+        if applied:
+            self._averages.commit()
+            self._engine.running.combine(self._plan.micro_batches)
+            return state
+        self._averages.forget()
+        self._engine.running.discard()
+        if self._plan.settings.on_nonfinite == "stop":
+            raise NonFiniteError(f"step {state.step}: the loss or its gradient is not finite; no weight was changed.")
+        return replace(state, skipped=state.skipped + 1)
+
+    def _log(self, state: TrainState) -> None:
+        values = {
+            **self._averages.reduce(),
+            **self._rates,
+            **self._clock.lap(self._session.world),
+            "epoch": state.step / self._plan.steps_per_epoch,
+            "skipped": float(state.skipped),
+        }
+        self._last["train"] = values
+        self._trackers.log(state.step, values)
+
+    @torch.no_grad()
+    def _validate(self, state: TrainState, validation: list[ImageBatch]) -> TrainState:
+        """Score the validation batches, dealt to the ranks; every rank runs as many forwards as any other."""
+        world, rank = self._session.world, self._session.rank
+        averages = Averages(self._engine.device)
+        self._engine.module.eval()
+        for turn in range(-(-len(validation) // world)):
+            place = turn * world + rank
+            batch = validation[min(place, len(validation) - 1)].to(self._engine.device)
+            loss, stats = self._engine.forward(batch)
+            averages.add(float(place < len(validation)), {"loss": loss.detach(), **stats})
+        averages.commit()
+        self._engine.module.train()
+        values = averages.reduce()
+        self._last["validation"] = values
+        self._trackers.log(state.step, values, kind="validation")
+        return self._keep_best(state, values)
+
+    def _keep_best(self, state: TrainState, values: dict[str, float]) -> TrainState:
+        name = self._plan.settings.best
+        figure = values[name.removeprefix("-")] * (-1 if name.startswith("-") else 1)
+        if state.best is not None and not figure > state.best:
+            return state
+        state = replace(state, best=figure)
+        uri = self._save(state)
+        if self._session.rank == 0:
+            checkpoint.mark_best(self._plan.run, uri, figure)
+        return state
+
+    def _save(self, state: TrainState) -> str:
+        uri = checkpoint.uri_of(self._plan.run, state.step)
+        if self._saved_step == state.step:
+            return uri
+        self._trackers.flush()
+        checkpoint.save(
+            self._plan.run,
+            state,
+            self._engine,
+            recipe=self._plan.recipe,
+            rank=self._session.rank,
+            world=self._session.world,
+            barrier=self._engine.barrier,
+        )
+        if self._session.rank == 0:
+            checkpoint.prune(self._plan.run, keep=self._plan.settings.keep_last)
+        self._saved_step = state.step
+        self._session.report(state.step, self._last.get("train", {}))
+        return uri
+
+    def _stop_requested(self, step: int) -> bool:
+        """Agree on stopping at the steps that log, so that the ranks need not talk at every step."""
+        if step % self._plan.log_every:
+            return False
+        return self._engine.any_rank(self._session.stop_requested())
