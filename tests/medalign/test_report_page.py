@@ -23,7 +23,7 @@ def a_run(at: Path, *, steps: int = 40, allow_splits: tuple[str, ...] = (), name
         "data": {"corpus": f"/corpora/{name}", "allow_splits": list(allow_splits)},
         "model": {"type": "resnet"},
         "objective": {"type": "lvm_med", "graph_size": 16},
-        "train": {"workers": 2, "global_batch": 64},
+        "train": {"workers": 2, "micro_batch": 32, "global_batch": 64},
     }
     (at / "figures").mkdir(parents=True)
     (at / "recipe.yaml").write_text(yaml.safe_dump(recipe))
@@ -208,9 +208,9 @@ def test_a_run_that_trained_on_held_out_data_is_branded(tmp_path: Path) -> None:
 
 def test_skipped_steps_and_holes_are_said_at_the_head(tmp_path: Path) -> None:
     run = a_run(tmp_path / "run")
-    records = [
-        {"step": 41, "kind": "train", "loss": None, "skipped": 1, "holes": 2},
-        {"step": 42, "kind": "train", "loss": 0.1, "skipped": 0, "holes": 1},
+    records = [  # lines of two steps of two micro-batches each: 0.25 holes a micro-batch, then 0.5
+        {"step": 42, "kind": "train", "loss": None, "skipped": 1, "holes": 0.25},
+        {"step": 44, "kind": "train", "loss": 0.1, "skipped": 1, "holes": 0.5},
     ]
     with (run / "metrics.jsonl").open("a") as lines:
         lines.writelines(json.dumps(record) + "\n" for record in records)

@@ -102,20 +102,23 @@ def _warnings(run: RunFiles) -> list[str]:
     if allowed := run.get("data.allow_splits"):
         names = ", ".join(map(str, allowed)) if isinstance(allowed, list | tuple) else str(allowed)
         found.append(f"This run was allowed to train on other splits ({names}): its scores on them prove nothing.")
-    if skipped := _count(run, "skipped"):
-        found.append(f"Optimizer steps skipped because of a loss or gradient that was not finite: {skipped:,}.")
-    if holes := _count(run, "holes"):
+    if skipped := max(_numbers(run.train, "skipped"), default=0):  # a running count
+        found.append(f"Optimizer steps skipped because of a loss or gradient that was not finite: {skipped:,.0f}.")
+    if holes := _holes(run):
         found.append(f"Images that could not be read, left out of the loss: {holes:,}.")
     if not run.train:
         found.append("No training step was recorded yet.")
     return found
 
 
-def _count(run: RunFiles, key: str) -> int:
-    """Return how often something happened: the sum of the steps' own counts, or of the events of that name."""
-    counted = sum(_numbers(run.train, key))
-    events = [event for event in run.events if key in event or event.get("event") == key]
-    return int(max(counted, sum(event.get(key) or 1 for event in events)))
+def _holes(run: RunFiles) -> int:
+    """Return how many holes were trained on; a line holds their mean per micro-batch since the line before it."""
+    total, before = 0.0, 0
+    for record in run.train:
+        if isinstance(record.get("holes"), int | float):
+            total += record["holes"] * (record["step"] - before)
+        before = record["step"]
+    return round(total * run.get("train.global_batch", 1) / run.get("train.micro_batch", 1))
 
 
 def _numbers(records: Sequence[dict[str, Any]], key: str) -> list[float]:
