@@ -131,3 +131,13 @@ def test_intervals_that_do_not_exist_are_null_in_json() -> None:
     blank = EvaluationResult(**{**vars(result(entries)), "comparisons": found})
     assert json.loads(blank.dumps())["comparisons"][0]["difference"]["low"] is None
     assert np.isnan(loads(blank.dumps(), where="x").comparisons[0].difference.low)
+
+
+def test_lines_for_a_terminal_hold_every_row_and_the_primary_comparison() -> None:
+    found = result(table({"pretrained": 2.5, "random": 0.0, "pixels": 0.5}))
+    lines = found.lines()
+    assert len(lines) == 7
+    first = found.scores[0].metrics["balanced_accuracy"]
+    assert lines[0].endswith(f"balanced_accuracy {first.estimate:.3f} [{first.low:.3f}, {first.high:.3f}]")
+    assert lines[-1].startswith("primary comparison (pretrained - random, logistic, balanced_accuracy): +")
+    assert lines[-1].endswith(": higher")

@@ -36,7 +36,7 @@ class ProbeSettings:
         seed: of folds and bootstrap.
     """
 
-    penalties: tuple[float, ...] = (0.0001, 0.001, 0.01, 0.1, 1.0)
+    penalties: tuple[float, ...] = (0.00001, 0.0001, 0.001, 0.01, 0.1, 1.0)
     neighbours: tuple[int, ...] = (1, 5, 10, 20, 50)
     temperature: float = 0.07
     folds: int = 5

@@ -120,6 +120,16 @@ class EvaluationResult:
         """The comparison that was declared before looking; None where there was nothing to compare with."""
         return next((c for c in self.comparisons if c.role == "primary"), None)
 
+    def lines(self, metric: str = "balanced_accuracy") -> list[str]:
+        """Return one metric of every row and the primary comparison as lines of text, for a terminal."""
+        rows = [
+            f"{s.method:<10}  {s.head:<8}  seed {s.seed}  {metric} {_spread(s.metrics[metric])}" for s in self.scores
+        ]
+        if (c := self.primary) is not None:
+            kind = f"{c.method} - {c.against}, {c.head}, {c.metric}"
+            rows.append(f"primary comparison ({kind}): {_spread(c.difference, sign='+')}: {c.verdict}")
+        return rows
+
     def dumps(self) -> str:
         """Return the result as JSON; a number that does not exist (NaN) becomes null."""
         return json.dumps(_nulls(asdict(self)), indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
@@ -191,6 +201,10 @@ def from_parquet(data: bytes) -> tuple[list[Predictions], Samples, tuple[str, ..
         for i, entry in enumerate(entries)
     ]
     return found, samples, classes
+
+
+def _spread(found: Interval | Difference, sign: str = "") -> str:
+    return f"{found.estimate:{sign}.3f} [{found.low:{sign}.3f}, {found.high:{sign}.3f}]"
 
 
 def _score(raw: dict[str, Any]) -> Score:
