@@ -54,12 +54,15 @@ def own_error(error: BaseException, *, doing: str) -> MedAlignError:
         error: what Ray raised.
         doing: what failed, for the message: "preparing the corpus".
     """
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, MedAlignError):
-            return seen
-        inner = getattr(seen, "cause", None) or seen.__cause__
-        if inner is None or inner is seen:
+    seen = error
+    while True:
+        # Ray's wrapper is an instance of the class it wraps too, with a whole traceback for its text: look inside first.
+        inner = getattr(seen, "cause", None)
+        if not isinstance(inner, BaseException) or inner is seen:
+            if isinstance(seen, MedAlignError):
+                return seen
+            inner = seen.__cause__
+        if inner is None:
             break
         seen = inner
     return MedAlignError(f"{doing} failed in a task ({type(seen).__name__}); see Ray's logs.")

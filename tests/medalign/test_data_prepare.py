@@ -119,7 +119,7 @@ def poison(folder: Path) -> dict[str, str]:
     bad = {
         f"{PHI}_corrupt.jpg": (encoded(pixels(906, size=(99, 99)), "JPEG")[:900], "damaged image (OSError)"),
         "empty.png": (b"", "empty file"),
-        "bomb.png": (bomb(), "50000 x 50000 pixels, more than 64000000"),
+        "bomb.png": (bomb(), "more than 64000000 pixels"),
         "text.png": (b"words", f"not an image of the formats {', '.join(images.FORMATS)}"),
     }
     for name, data in {**good, **{name: data for name, (data, _) in bad.items()}}.items():

@@ -201,7 +201,7 @@ PICTURES: tuple[Picture, ...] = (
         tile=112,
         dark=15,
         filled=0.9,
-        contrast=6,
+        contrast=4,
     ),
     Picture(
         package="scikit-image",
