@@ -56,7 +56,7 @@ def own_error(error: BaseException, *, doing: str) -> MedAlignError:
     """
     seen = error
     while True:
-        # Ray's wrapper is an instance of the class it wraps too, with a whole traceback for its text: look inside first.
+        # Ray's wrapper is an instance of the class it wraps too, but its text is a whole traceback: look inside first.
         inner = getattr(seen, "cause", None)
         if not isinstance(inner, BaseException) or inner is seen:
             if isinstance(seen, MedAlignError):

@@ -214,7 +214,7 @@ prepare(sys.argv[1], format="image-folder", out=sys.argv[2], shard_rows=16, frac
 
 
 def test_a_killed_preparation_leaves_no_corpus_and_the_next_one_cleans_up(tmp_path):
-    source, out = str(write_folder(tmp_path / "set", per_class=400)), tmp_path / "c"
+    source, out = str(write_folder(tmp_path / "set", per_class=200)), tmp_path / "c"
     # A session of its own, so that the kill reaches the Ray processes it started and no others.
     process = subprocess.Popen(
         [sys.executable, "-c", KILLED, source, str(out)],
