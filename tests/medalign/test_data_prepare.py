@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from drawn_dicom import VALUES
+from drawn_dicom import write as write_dicom
 from drawn_images import PHI, bomb, encoded, pixels, write_folder
 from PIL import Image
-from test_data_formats_dicom import VALUES
-from test_data_formats_dicom import write as write_dicom
 
 from medalign.data import images, manifest, shards
 from medalign.data.items import hashed
@@ -42,7 +42,18 @@ def test_two_preparations_are_equal_byte_for_byte_wherever_the_source_lies(tmp_p
     first = prepare(
         str(tmp_path / "one/set"), format="image-folder", out=str(tmp_path / "a/c"), shard_rows=5, options=PATTERN
     )
-    prepare(str(tmp_path / "two/set"), format="image-folder", out=str(tmp_path / "b/c"), shard_rows=5, options=PATTERN)
+    seen = []
+    prepare(
+        str(tmp_path / "two/set"),
+        format="image-folder",
+        out=str(tmp_path / "b/c"),
+        shard_rows=5,
+        options=PATTERN,
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert seen == sorted(seen)
+    assert seen[-1] == (24, 24)
+    assert len(seen) == len(list((tmp_path / "b/c").rglob("part-*.parquet")))
     assert digests(tmp_path / "a/c") == digests(tmp_path / "b/c")
     assert len(first.splits["train"].shards) > 2
     assert sum(split.rows for split in first.splits.values()) == 24

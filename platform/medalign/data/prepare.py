@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -55,6 +55,7 @@ def prepare(
     row_group_rows: int = 64,
     quarantine_budget: float = 0.01,
     overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Manifest:
     """Write the corpus of `source` at `out` and return its manifest; the same input gives the same bytes.
 
@@ -80,6 +81,7 @@ def prepare(
         row_group_rows: most rows of a row group.
         quarantine_budget: largest share of items that may be quarantined.
         overwrite: replace another corpus at `out`.
+        progress: called after each shard with the number of items done and of all.
 
     Raises:
         CorpusError: settings that do not fit the source, no images, or another corpus at `out`.
@@ -106,7 +108,7 @@ def prepare(
     if done is not None:
         return done
     try:
-        finished = _run(draft, items, recipe, layout=layout, out=out)
+        finished = _run(draft, items, recipe, layout=layout, out=out, progress=progress)
     except BaseException:
         places.clear(out)
         raise
@@ -181,10 +183,17 @@ def _fingerprint(draft: Manifest, items: Sequence[tuple[str, Item]], recipe: row
 
 
 def _run(
-    draft: Manifest, items: Sequence[tuple[str, Item]], recipe: rows.Recipe, *, layout: Layout, out: str
+    draft: Manifest,
+    items: Sequence[tuple[str, Item]],
+    recipe: rows.Recipe,
+    *,
+    layout: Layout,
+    out: str,
+    progress: Callable[[int, int], None] | None,
 ) -> Manifest:
     by_split: dict[str, Split] = {}
     bad: list[dict[str, str]] = []
+    done = 0
     for split in sorted({item.split or "" for _, item in items}):
         members = [(key, item) for key, item in items if item.split == split]
         plan = job.Plan(
@@ -202,6 +211,9 @@ def _run(
             failed |= {position for position, _ in record.failed}
             bad += [{"id": plan.ids[position], "split": split, "reason": reason} for position, reason in record.failed]
             _check_budget(bad, total=len(items), budget=layout.budget)
+            done += min(layout.shard_rows, len(members) - (len(records) - 1) * layout.shard_rows)
+            if progress is not None:
+                progress(done, len(items))
         kept = [item for position, (_, item) in enumerate(members) if position not in failed]
         if kept:
             by_split[split] = Split(

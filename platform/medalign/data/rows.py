@@ -48,7 +48,8 @@ def make(item: Item, recipe: Recipe) -> tuple[dict[str, Any], str]:
     except StorageError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             return {}, "file not found"
-        raise
+        # The path may name somebody, so it is not in the text.
+        raise StorageError("a file of the source cannot be read; check its permissions and the connection.") from error
     except (UserError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001  damaged input may raise anything; the text could quote a name, so only the type

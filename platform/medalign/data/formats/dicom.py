@@ -13,7 +13,7 @@ from medalign import storage
 from medalign.data.formats import dicom_pixels
 from medalign.data.images import MAX_BYTES, ImageReject
 from medalign.data.items import Content, Item
-from medalign.errors import CorpusError
+from medalign.errors import CorpusError, StorageError
 
 OPTIONS: dict[str, Any] = {
     "split_by": "patient",  # the level that is the group: patient, study or series
@@ -45,6 +45,8 @@ def list_file(path: str, size: int, *, key: str, options: dict[str, Any]) -> Ite
             found = _frames(whole, options)
     except ImageReject as error:
         found = [replace(whole, where={"reject": str(error)})]
+    except StorageError:
+        found = [replace(whole, where={"reject": "file cannot be read"})]
     yield from found
 
 
