@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from medalign_core.ops.cosine import at_least_float32
-from medalign_core.ops.graphs import propagate
+from medalign_core.ops.graphs import neighbour_means, propagate
 
 
 def new_projector(
@@ -32,15 +32,21 @@ def new_projector(
 
 
 class GraphConvolutions(nn.Module):
-    """H_l = ReLU(D^-1/2 (A + I) D^-1/2 H_{l-1} W_l), the last layer without its ReLU (see ops.graphs.propagate)."""
+    """Layers of message passing with a ReLU after each but the last.
 
-    def __init__(self, feature_size: int, *, width: int, layers: int) -> None:
+    "gcn": H_l = D^-1/2 (A + I) D^-1/2 H_{l-1} W_l (Kipf and Welling 2017; ops.graphs.propagate). A node counts as one of
+    its k + 1 neighbours, so where the graphs of two views differ, as they do at random initialisation, two layers wash
+    out what tells nodes apart.
+    "graph_conv": H_l = H_{l-1} W_l + mean over neighbours of H_{l-1} V_l. The node has weights of its own.
+    """
+
+    def __init__(
+        self, feature_size: int, *, width: int, layers: int, kind: Literal["gcn", "graph_conv"] = "gcn"
+    ) -> None:
         super().__init__()
         sizes = [feature_size] + [width] * layers
-        weights = [nn.Linear(i, o, bias=False) for i, o in zip(sizes, sizes[1:], strict=False)]
-        for weight in weights:
-            nn.init.xavier_uniform_(weight.weight)
-        self.weights = nn.ModuleList(weights)
+        self.weights = nn.ModuleList(_matrices(sizes))
+        self.neighbour_weights = nn.ModuleList(_matrices(sizes) if kind == "graph_conv" else [])
 
     def forward(
         self,
@@ -59,14 +65,28 @@ class GraphConvolutions(nn.Module):
             draws: a CPU generator for the zeros: keyed, so that they do not depend on rank or device.
         """
         last = len(self.weights) - 1
-        for number, weight in enumerate(self.weights):
-            # the mean over neighbours in the nodes' type, the weights in theirs (half precision under such an engine)
-            means = propagate(nodes, neighbours).to(next(weight.parameters()).dtype)
-            nodes = at_least_float32(weight(means))
+        for number in range(len(self.weights)):
+            nodes = self._layer(number, nodes, neighbours)
             if number == last:
-                return nodes
+                break
             nodes = torch.relu(nodes)
             if dropout > 0:
                 kept = torch.rand(nodes.shape, generator=draws) >= dropout
                 nodes = nodes * kept.to(nodes.device) / (1.0 - dropout)
         return nodes
+
+    def _layer(self, number: int, nodes: Tensor, neighbours: Tensor) -> Tensor:
+        weight = self.weights[number]
+        # means over neighbours in the nodes' type, weights in theirs: half precision under an engine that casts them
+        dtype = next(weight.parameters()).dtype
+        if not self.neighbour_weights:
+            return at_least_float32(weight(propagate(nodes, neighbours).to(dtype)))
+        means = neighbour_means(nodes, neighbours).to(dtype)
+        return at_least_float32(weight(nodes.to(dtype)) + self.neighbour_weights[number](means))
+
+
+def _matrices(sizes: list[int]) -> list[nn.Linear]:
+    matrices = [nn.Linear(i, o, bias=False) for i, o in zip(sizes, sizes[1:], strict=False)]
+    for matrix in matrices:
+        nn.init.xavier_uniform_(matrix.weight)
+    return matrices

@@ -77,6 +77,12 @@ def propagate(features: Float[Tensor, "G N F"], neighbours: Bool[Tensor, "G N N"
     return (connected * scale[:, :, None] * scale[:, None, :]) @ features
 
 
+def neighbour_means(features: Float[Tensor, "G N F"], neighbours: Bool[Tensor, "G N N"]) -> Float[Tensor, "G N F"]:
+    """Return the mean of X over the neighbours of each node, itself left out; 0 for an isolated node."""
+    connected = neighbours.to(features.dtype)
+    return (connected / connected.sum(dim=-1, keepdim=True).clamp(min=1)) @ features
+
+
 def _knn_edges_in_order(nodes: Tensor, neighbours: int, valid: Tensor | None, order: Tensor) -> Tensor:
     graphs, size, _ = nodes.shape
     sorted_nodes = nodes.gather(1, order[..., None].expand_as(nodes))

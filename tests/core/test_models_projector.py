@@ -42,6 +42,22 @@ def test_relabelled_nodes_give_relabelled_results():
     torch.testing.assert_close(moved, convolutions()(nodes, neighbours)[:, order])
 
 
+def test_a_graph_conv_weighs_a_node_apart_from_the_mean_of_its_neighbours():
+    nodes, neighbours = graphs()
+    torch.manual_seed(0)
+    model = GraphConvolutions(6, width=5, layers=2, kind="graph_conv")
+    hidden = nodes
+    for number, (own, others) in enumerate(zip(model.weights, model.neighbour_weights, strict=True)):
+        means = torch.stack(
+            [torch.stack([hidden[g][neighbours[g, i]].mean(dim=0) for i in range(8)]) for g in range(2)]
+        )
+        hidden = hidden @ own.weight.T + means @ others.weight.T
+        hidden = torch.relu(hidden) if number == 0 else hidden
+    torch.testing.assert_close(model(nodes, neighbours), hidden)
+    isolated = model(nodes, torch.zeros_like(neighbours))
+    torch.testing.assert_close(isolated, torch.relu(nodes @ model.weights[0].weight.T) @ model.weights[1].weight.T)
+
+
 def test_dropout_is_a_function_of_its_draws_and_keeps_the_mean():
     nodes, neighbours = graphs()
     model = convolutions()

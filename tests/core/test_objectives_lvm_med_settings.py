@@ -39,6 +39,7 @@ def test_the_solver_is_told_the_objectives_weight_and_order():
         ({"projection_size": 0}, "projection_size must be >= 1, got 0"),
         ({"graph_layers": 0}, "graph_layers must be >= 1, got 0"),
         ({"graph_dropout": 1.0}, r"graph_dropout must be in \[0, 1\), got 1.0"),
+        ({"graph_layer": "gat"}, "graph_layer must be 'gcn' or 'graph_conv', got 'gat'"),
         ({"alpha": 1.2}, r"alpha must be in \[0, 1\], got 1.2"),
         ({"strength": 0.0}, "strength .lambda. must be > 0 and finite, got 0.0"),
         ({"strength": float("nan")}, "strength .lambda. must be > 0"),

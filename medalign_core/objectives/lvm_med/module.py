@@ -86,7 +86,10 @@ class LVMMedModule(nn.Module):
         self.convolutions: GraphConvolutions | None = None
         if settings.message_passing:
             self.convolutions = GraphConvolutions(
-                settings.projection_size, width=settings.graph_width, layers=settings.graph_layers
+                settings.projection_size,
+                width=settings.graph_width,
+                layers=settings.graph_layers,
+                kind=settings.graph_layer,
             )
         self._solver = settings.matcher()
 

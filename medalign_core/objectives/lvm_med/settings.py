@@ -43,7 +43,10 @@ class LVMMed:
         projection_size: F, the width of the projected embedding, whose neighbours make the graph.
         projector_depth: linear maps in the projector; 1 is the paper's "2048 x 128".
         projector_norm: batch norm in the projector, "none" or "batch"; the paper is silent.
-        graph_layers: graph convolutions.
+        graph_layer: the message passing, "gcn" as in the paper, or "graph_conv" as in sister code, which weighs a node
+            apart from its neighbours. From random initialisation the GCN learns slowly if at all: the paper starts from
+            pretrained encoders, whose graphs agree. Take "graph_conv", or message_passing off, from scratch.
+        graph_layers: how many layers of it.
         graph_width: their width.
         graph_dropout: probability of a zero between them, in [0, 1); the paper is silent, sister code has 0.5.
         alpha: share of the global in the vertex affinity, the local has 1 - alpha; in [0, 1].
@@ -68,6 +71,7 @@ class LVMMed:
     projection_size: int = 128
     projector_depth: int = 1
     projector_norm: Literal["none", "batch"] = "none"
+    graph_layer: Literal["gcn", "graph_conv"] = "gcn"
     graph_layers: int = 2
     graph_width: int = 128
     graph_dropout: float = 0.0
@@ -110,6 +114,8 @@ class LVMMed:
             )
         if self.projector_norm not in ("none", "batch"):
             raise ValueError(f"projector_norm must be 'none' or 'batch', got {self.projector_norm!r}.")
+        if self.graph_layer not in ("gcn", "graph_conv"):
+            raise ValueError(f"graph_layer must be 'gcn' or 'graph_conv', got {self.graph_layer!r}.")
         if values.local_reduction not in ("mean", "sum") or values.noise not in ("gumbel", "margin"):
             raise ValueError(
                 "local_reduction must be 'mean' or 'sum' and noise 'gumbel' or 'margin', "
