@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
@@ -46,10 +47,22 @@ def _from_directory(source: str) -> ImageEncoder:
 
     backbone = build.open_backbone(source)
     kinds: dict[str, Any] = {"resnet": settings.ResNet, "vit": settings.ViT}
-    kind = backbone.config.model_type  # type: ignore[union-attr]
+    kind = str(backbone.config.model_type)  # type: ignore[union-attr]
     if kind not in kinds:
         raise RunError(f"{source}: a {kind} model; image encoders are resnet or vit.")
-    return kinds[kind](source=source).build(backbone)
+    return kinds[kind](source=source, **_normalisation(source)).build(backbone)
+
+
+def _normalisation(source: str) -> dict[str, tuple[float, ...]]:
+    """Return the mean and std that a directory's preprocessor names; none where it has no preprocessor."""
+    where = storage.join(source, "preprocessor_config.json")
+    if not storage.exists(where):
+        return {}
+    try:
+        written = json.loads(storage.read_bytes(where))
+        return {name: tuple(map(float, written[f"image_{name}"])) for name in ("mean", "std")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{where}: names no image_mean and image_std ({error!r}).") from error
 
 
 def _fill(encoder: ImageEncoder, saved: run_checkpoints.Saved) -> None:
@@ -60,5 +73,6 @@ def _fill(encoder: ImageEncoder, saved: run_checkpoints.Saved) -> None:
     missing = [name for name in report.missing_keys if not name.endswith("num_batches_tracked")]
     if missing or report.unexpected_keys:
         raise CheckpointError(
-            f"{saved.uri}: does not fit the run's model; missing {missing[:3]}, unexpected {report.unexpected_keys[:3]}."
+            f"{saved.uri}: does not fit the run's model;"
+            f" missing {missing[:3]}, unexpected {report.unexpected_keys[:3]}."
         )

@@ -6,6 +6,7 @@ import json
 import platform
 import sys
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
@@ -42,7 +43,10 @@ def claim(uri: str, recipe: Mapping[str, Any]) -> bool:
                 " choose another run.uri, or the same value to resume."
             )
     storage.write_bytes(where, config.dump_yaml(dict(recipe)).encode())
-    storage.write_bytes(storage.join(uri, "environment.json"), json.dumps(environment(), indent=1).encode())
+    known = storage.join(uri, "environment.json")
+    started = json.loads(storage.read_bytes(known)).get("started") if storage.exists(known) else None
+    now = {"started": started or datetime.now(UTC).isoformat(timespec="seconds"), **environment()}
+    storage.write_bytes(known, json.dumps(now, indent=1).encode())
     return is_there
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from medalign import storage
 from medalign.checkpoint.trained_encoder import open_encoder
 from medalign.errors import StorageError
-from medalign.evaluate.source import PREPROCESSOR, image_size
+from medalign.evaluation.source import PREPROCESSOR, image_size
 
 if TYPE_CHECKING:
     from medalign_core.models.encoders import ImageEncoder

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from numpy import ndarray
 
-from medalign.evaluate.result import Comparison, Predictions, Samples, Score
+from medalign.evaluation.result import Comparison, Predictions, Samples, Score
 from medalign_core.metrics.classification import METRICS, classification_scores
 from medalign_core.metrics.intervals import (
     Difference,

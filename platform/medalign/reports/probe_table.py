@@ -9,9 +9,9 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
-from medalign.evaluate.compare import PRIMARY
-from medalign.evaluate.result import Comparison, EvaluationResult, Score
-from medalign.report.drawing import FIRST, INK, MUTED, SECOND, Canvas
+from medalign.evaluation.compare import PRIMARY
+from medalign.evaluation.result import Comparison, EvaluationResult, Score
+from medalign.reports.drawing import FIRST, INK, MUTED, SECOND, Canvas
 from medalign_core.metrics.classification import METRICS
 from medalign_core.metrics.intervals import FEW_SEEDS
 

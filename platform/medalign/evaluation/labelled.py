@@ -13,7 +13,7 @@ from medalign.data.decode import decode_image
 from medalign.data.manifest import Manifest
 from medalign.data.reader import read_rows
 from medalign.errors import CorpusError
-from medalign.evaluate.result import Samples
+from medalign.evaluation.result import Samples
 
 BATCH = 64
 BROKEN = (OSError, ValueError, SyntaxError)  # what Pillow raises for broken bytes

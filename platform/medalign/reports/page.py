@@ -14,10 +14,10 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from medalign import storage
-from medalign.report.curves import curves
-from medalign.report.matching import draw_affinity, draw_matching
-from medalign.report.probe_table import tabulate
-from medalign.report.run_files import RunFiles, read
+from medalign.reports.curves import curves
+from medalign.reports.matching import draw_affinity, draw_matching
+from medalign.reports.probe_table import tabulate
+from medalign.reports.run_files import RunFiles, read
 
 FILE_NAME = "report.html"
 
@@ -51,13 +51,12 @@ def report(run: str) -> str:
 def render(run: RunFiles) -> str:
     """Return the page as HTML. Whatever comes from the run is escaped."""
     environment = Environment(
-        loader=PackageLoader("medalign.report", "templates"),
+        loader=PackageLoader("medalign.reports", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    versions = run.environment.get("versions", run.environment)
     return environment.get_template("run.html.j2").render(
         title=str(run.get("run.name") or run.uri.rstrip("/").rpartition("/")[2]),
         uri=run.uri,
@@ -69,7 +68,7 @@ def render(run: RunFiles) -> str:
         probes=[tabulate(*entry, place=place) for place, entry in enumerate(run.evaluations.items())],
         events=_events(run),
         recipe=yaml.safe_dump(run.recipe, sort_keys=False, allow_unicode=True),
-        versions={str(key): str(value) for key, value in versions.items() if not isinstance(value, dict | list)},
+        versions=_versions(run.environment),
     )
 
 
@@ -84,9 +83,16 @@ def _head(run: RunFiles) -> dict[str, str]:
         "Seed": run.get("run.seed"),
         "Workers": run.get("train.workers"),
         "Global batch": run.get("train.global_batch"),
-        "MedAlign": (environment.get("versions") or environment).get("medalign"),
+        "MedAlign": _versions(environment).get("medalign"),
     }
     return {name: str(value) for name, value in entries.items() if value is not None}
+
+
+def _versions(environment: dict[str, Any]) -> dict[str, str]:
+    """Return the machine and the packages' versions as one table."""
+    packages = environment.get("packages")
+    flat = {name: value for name, value in environment.items() if not isinstance(value, dict | list)}
+    return {str(k): str(v) for k, v in {**(packages if isinstance(packages, dict) else {}), **flat}.items()}
 
 
 def _moment(value: Any) -> str | None:

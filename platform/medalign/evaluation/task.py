@@ -16,15 +16,18 @@ from medalign.build import random_encoder
 from medalign.checkpoint.trained_encoder import open_encoder
 from medalign.data import manifest as manifests
 from medalign.errors import CorpusError, UserError
-from medalign.evaluate.compare import compare, score
-from medalign.evaluate.extract import features, frozen, pixels
-from medalign.evaluate.labelled import LeftOut, check_splits, gather, labelled_batches
-from medalign.evaluate.probe import ProbeSettings, Split, probe
-from medalign.evaluate.result import PREDICTIONS, SCORES, EvaluationResult, Predictions, Samples, to_parquet
-from medalign.evaluate.source import image_size, read_recipe
+from medalign.evaluation.compare import compare, score
+from medalign.evaluation.extract import features, frozen, pixels
+from medalign.evaluation.labelled import LeftOut, check_splits, gather, labelled_batches
+from medalign.evaluation.probe import ProbeSettings, Split, probe
+from medalign.evaluation.result import PREDICTIONS, SCORES, EvaluationResult, Predictions, Samples, to_parquet
+from medalign.evaluation.source import image_size, read_recipe
 
 TASKS = ("probe",)
 FOLDER = "evaluations"
+ONE_RUN = (
+    "One pretraining run meets several untrained encoders: other pretraining runs may differ from it (see `pool`)."
+)
 BRAND = "The run was allowed to train on the split `test`: if that was this corpus, these scores prove nothing."
 
 Source = tuple[str, int]  # the method and its seed
@@ -79,13 +82,15 @@ def evaluate(
     encoders: dict[Source, nn.Module] = {("pretrained", own): open_encoder(run, checkpoint=checkpoint)}
     encoders |= {("random", seed): random_encoder(recipe, seed) for seed in ((own,) if seeds is None else seeds)}
     probed = probe_corpus(encoders, corpus, size=image_size(run), settings=settings)
-    brand = [BRAND] if "test" in (recipe["data"].get("allow_splits") or ()) else []
+    cautions = [BRAND] if "test" in (recipe["data"].get("allow_splits") or ()) else []
+    if len(encoders) > 2:
+        cautions.append(ONE_RUN)
     known = {
         **probed.known,
         "run": storage.absolute(run),
         "task": task,
         "checkpoint": checkpoint,
-        "notes": (*brand, *probed.known["notes"]),
+        "notes": (*cautions, *probed.known["notes"]),
         "uri": storage.join(storage.absolute(run), FOLDER, f"{manifest.name}-{task}"),
     }
     result = summarise(probed.predictions, probed.samples, settings=settings, known=known)

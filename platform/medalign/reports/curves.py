@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy import ndarray
 
-from medalign.report.drawing import FIRST, MUTED, SECOND, Canvas
+from medalign.reports.drawing import FIRST, MUTED, SECOND, Canvas
 
 _Line = tuple[str, ndarray, ndarray]  # name, steps, values
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from medalign import storage
 from medalign.errors import RunError
-from medalign.evaluate.probe import ProbeSettings
-from medalign.evaluate.result import PREDICTIONS, SCORES, EvaluationResult, Predictions, from_parquet, loads
-from medalign.evaluate.task import FOLDER, store, summarise
+from medalign.evaluation.probe import ProbeSettings
+from medalign.evaluation.result import PREDICTIONS, SCORES, EvaluationResult, Predictions, from_parquet, loads
+from medalign.evaluation.task import FOLDER, store, summarise
 
 
 def pool(runs: Sequence[str], *, evaluation: str, out: str, settings: ProbeSettings | None = None) -> EvaluationResult:

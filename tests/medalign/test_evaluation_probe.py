@@ -6,9 +6,9 @@ from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
-from medalign.evaluate.heads import logistic, neighbours, standardise
-from medalign.evaluate.probe import ProbeSettings, Split, probe
-from medalign.evaluate.result import Samples
+from medalign.evaluation.heads import logistic, neighbours, standardise
+from medalign.evaluation.probe import ProbeSettings, Split, probe
+from medalign.evaluation.result import Samples
 
 
 def blobs(seed: int, *, samples: int = 120, dims: int = 6, apart: float = 1.5, classes: int = 3) -> Split:

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from numpy import ndarray
 from sklearn.model_selection import StratifiedGroupKFold
 
-from medalign.evaluate.heads import logistic, neighbours, standardise
-from medalign.evaluate.result import Predictions, Samples
+from medalign.evaluation.heads import logistic, neighbours, standardise
+from medalign.evaluation.result import Predictions, Samples
 from medalign_core.metrics.classification import balanced_accuracy, confusion
 
 HEADS = ("logistic", "knn")
@@ -36,7 +36,7 @@ class ProbeSettings:
         seed: of folds and bootstrap.
     """
 
-    penalties: tuple[float, ...] = (0.00001, 0.0001, 0.001, 0.01, 0.1, 1.0)
+    penalties: tuple[float, ...] = (0.00001, 0.0001, 0.001, 0.01, 0.1, 1.0, 10.0)
     neighbours: tuple[int, ...] = (1, 5, 10, 20, 50)
     temperature: float = 0.07
     folds: int = 5

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from numpy import ndarray
 from PIL import Image
 
-from medalign.report.run_files import Matching
+from medalign.reports.run_files import Matching
 
 _CELL, _GAP, _SPAN = 56, 6, 190  # pixels: a thumbnail, the space between two, the space the lines cross
 _THUMBNAIL = 96  # stored twice as large as drawn on a small screen, for sharp ones

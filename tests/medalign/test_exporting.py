@@ -15,8 +15,8 @@ from medalign.build import open_backbone
 from medalign.checkpoint.trained_encoder import open_encoder
 from medalign.data.decode import decode_image
 from medalign.errors import RunError, StorageError
-from medalign.evaluate.source import image_size
-from medalign.export import export, write_encoder
+from medalign.evaluation.source import image_size
+from medalign.exporting import export, write_encoder
 from medalign_core.models.settings import ResNet, ViT
 
 MODELS = {
@@ -61,6 +61,15 @@ def test_a_runs_best_checkpoint_is_exported_with_the_runs_image_size(tmp_path: P
     with torch.inference_mode():
         assert torch.equal(again.eval()(images).pooled, encoder.eval()(images).pooled)
     assert image_size(done.uri) == image_size(str(tmp_path / "run")) == 32
+
+
+def test_an_encoder_with_its_own_mean_and_std_comes_back_with_them(tmp_path: Path) -> None:
+    encoder = MODELS["resnet"].build().eval()
+    again = open_encoder(write_encoder(encoder, str(tmp_path / "out"), size=32).uri).eval()
+    assert (again.mean, again.std) == (encoder.mean, encoder.std)
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        assert torch.equal(again(images).pooled, encoder(images).pooled)
 
 
 def test_the_preprocessor_carries_the_runs_own_numbers(tmp_path: Path) -> None:

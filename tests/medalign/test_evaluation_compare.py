@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from medalign.errors import RunError
-from medalign.evaluate.compare import PRIMARY, compare, score
-from medalign.evaluate.result import EvaluationResult, Predictions, Samples, from_parquet, loads, to_parquet
+from medalign.evaluation.compare import PRIMARY, compare, score
+from medalign.evaluation.result import EvaluationResult, Predictions, Samples, from_parquet, loads, to_parquet
 from medalign_core.metrics.classification import classification_scores
 
 OPTIONS = {"replicates": 400, "level": 0.95, "seed": 0}

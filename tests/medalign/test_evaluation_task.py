@@ -12,12 +12,12 @@ from medalign.build import build_encoder, model_settings
 from medalign.data.decode import decode_image
 from medalign.data.reader import read_rows
 from medalign.errors import CorpusError, RunError, UserError
-from medalign.evaluate.extract import extract, fingerprint
-from medalign.evaluate.pool import pool
-from medalign.evaluate.probe import ProbeSettings
-from medalign.evaluate.result import from_parquet, loads
-from medalign.evaluate.source import read_recipe
-from medalign.evaluate.task import evaluate, probe_corpus, store, summarise
+from medalign.evaluation.extract import extract, fingerprint
+from medalign.evaluation.pool import pool
+from medalign.evaluation.probe import ProbeSettings
+from medalign.evaluation.result import from_parquet, loads
+from medalign.evaluation.source import read_recipe
+from medalign.evaluation.task import evaluate, probe_corpus, store, summarise
 from medalign_core.metrics.classification import classification_scores
 from medalign_core.models.encoders import ImageEncoder
 from medalign_core.models.settings import ResNet
@@ -192,3 +192,4 @@ def test_several_untrained_seeds_and_a_brand_for_held_out_training(tmp_path: Pat
     assert result.primary is not None
     assert len(result.primary.difference.per_seed) == 3
     assert "allowed to train on the split `test`" in result.notes[0]
+    assert "One pretraining run" in result.notes[1]

@@ -15,8 +15,8 @@ from numpy import ndarray
 
 from medalign import storage
 from medalign.errors import RunError
-from medalign.evaluate.result import SCORES, EvaluationResult, loads
-from medalign.evaluate.source import read_recipe
+from medalign.evaluation.result import SCORES, EvaluationResult, loads
+from medalign.evaluation.source import read_recipe
 
 ENVIRONMENT, METRICS = "environment.json", "metrics.jsonl"
 MATCHING, EVALUATIONS = "figures/matching.npz", "evaluations"

@@ -16,8 +16,8 @@ from medalign.checkpoint.trained_encoder import open_encoder
 from medalign.data import manifest as manifests
 from medalign.data.transform import MappedFile, Mapping, map_corpus
 from medalign.errors import StorageError
-from medalign.evaluate.extract import features
-from medalign.evaluate.source import image_size as find_image_size
+from medalign.evaluation.extract import features
+from medalign.evaluation.source import image_size as find_image_size
 
 SCHEMA_VERSION = "medalign.features/1"
 FILE_NAME = "features.json"

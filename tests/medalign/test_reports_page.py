@@ -10,10 +10,15 @@ import pytest
 import yaml
 
 from medalign.errors import RunError
-from medalign.evaluate.compare import compare, score
-from medalign.evaluate.result import EvaluationResult, Predictions, Samples
-from medalign.report.page import report
+from medalign.evaluation.compare import compare, score
+from medalign.evaluation.result import EvaluationResult, Predictions, Samples
+from medalign.reports.page import report
 
+ENVIRONMENT = {
+    "started": "2026-11-24T05:40:09+00:00",
+    "python": "3.11.7",
+    "packages": {"medalign": "0.1.0", "torch": "2.13.0"},
+}
 EVIL = '<script>alert("x")</script>'
 
 
@@ -27,7 +32,7 @@ def a_run(at: Path, *, steps: int = 40, allow_splits: tuple[str, ...] = (), name
     }
     (at / "figures").mkdir(parents=True)
     (at / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    (at / "environment.json").write_text(json.dumps({"versions": {"medalign": "0.1.0", "torch": "2.13.0"}}))
+    (at / "environment.json").write_text(json.dumps(ENVIRONMENT))
     lines = []
     for step in range(1, steps + 1):
         numbers = {"loss": 1 / step, "hamming": 30 / step, "matching_accuracy": 1 - 1 / step, "embedding_std": 0.1}
@@ -155,9 +160,15 @@ def test_every_curve_is_there_with_its_chance_line(tmp_path: Path) -> None:
     assert "Matching accuracy: train from 0 at step 1 to 0.975 at step 40; validation from 0.9" in text
 
 
+def test_the_head_says_when_with_what_and_on_what(tmp_path: Path) -> None:
+    page, _ = page_of(a_run(tmp_path / "run"))
+    for value in ("2026-11-24 05:40 UTC", "/corpora/first light", "lvm_med", "torch", "2.13.0", "3.11.7"):
+        assert value in page.text
+
+
 def test_whatever_comes_from_the_run_is_escaped(tmp_path: Path) -> None:
     run = a_run(tmp_path / "run", name=EVIL, allow_splits=(EVIL,))
-    (run / "environment.json").write_text(json.dumps({"started": EVIL, "versions": {EVIL: EVIL}}))
+    (run / "environment.json").write_text(json.dumps({"started": EVIL, "packages": {EVIL: EVIL}}))
     with (run / "metrics.jsonl").open("a") as lines:
         lines.write(json.dumps({"kind": "event", "event": EVIL, "step": 3}) + "\n")
     a_matching(run, list(range(16)))

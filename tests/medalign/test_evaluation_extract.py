@@ -7,7 +7,7 @@ from torch import nn
 from transformers import ResNetConfig, ResNetModel
 
 from medalign.errors import FrozenError
-from medalign.evaluate.extract import extract, fingerprint, frozen, pixels
+from medalign.evaluation.extract import extract, fingerprint, frozen, pixels
 from medalign_core.types import ImageFeatures
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 3, 32, 32), dtype=np.uint8)
