@@ -34,9 +34,9 @@ def new_projector(
 class GraphConvolutions(nn.Module):
     """Layers of message passing with a ReLU after each but the last.
 
-    "gcn": H_l = D^-1/2 (A + I) D^-1/2 H_{l-1} W_l (Kipf and Welling 2017; ops.graphs.propagate). A node counts as one of
-    its k + 1 neighbours, so where the graphs of two views differ, as they do at random initialisation, two layers wash
-    out what tells nodes apart.
+    "gcn": H_l = D^-1/2 (A + I) D^-1/2 H_{l-1} W_l (Kipf and Welling 2017; ops.graphs.propagate). A node counts as one
+    among k + 1, so where the graphs of two views differ, as they do at random initialisation, two layers wash out what
+    tells nodes apart.
     "graph_conv": H_l = H_{l-1} W_l + mean over neighbours of H_{l-1} V_l. The node has weights of its own.
     """
 
