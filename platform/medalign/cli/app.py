@@ -1,0 +1,79 @@
+"""The program `medalign`: its commands under one roof, and how each kind of error ends it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Annotated, NoReturn
+
+import typer
+
+from medalign.cli import corpora, runs
+from medalign.errors import MedAlignError
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+
+app = typer.Typer(
+    name="medalign",
+    help="Train medical image encoders on a Ray cluster, and measure what they learned.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+app.add_typer(corpora.app, name="data")
+runs.register(app)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the program and exit: 0 done, 1 it failed, 2 what was given is wrong, 130 interrupted.
+
+    An error that MedAlign raises on purpose is one line on stderr; any other keeps its traceback.
+
+    Args:
+        arguments: the words after `medalign`; those of this process if None.
+    """
+    _see_current_folder()
+    try:
+        code = typer.main.get_command(app).main(arguments, prog_name="medalign", standalone_mode=False)
+    except MedAlignError as error:
+        sys.exit(_refuse(str(error), error.exit_code))
+    except typer.TyperException as error:  # a word that the program does not know, or one that is missing
+        sys.exit(_refuse(error.format_message(), error.exit_code) if error.format_message() else error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted", file=sys.stderr)  # noqa: T201
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # the reader has gone: `medalign recipes | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _see_current_folder() -> None:
+    """Let `package.module:Class` name a class in the current folder; Ray gives its workers the same folder.
+
+    It goes to the end of the path, so that a file of the user's can never take the place of a package.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+
+
+def _refuse(problem: str, code: int) -> int:
+    print(f"error: {' '.join(problem.split())}", file=sys.stderr)  # noqa: T201
+    return code
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"medalign {metadata.version('medalign')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass

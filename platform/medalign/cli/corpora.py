@@ -1,0 +1,121 @@
+"""`medalign data prepare | show | validate`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from medalign.errors import CorpusError, UserError
+
+app = typer.Typer(help="Prepare corpora, look at them, check them.", no_args_is_help=True)
+
+Corpus = Annotated[str, typer.Argument(metavar="URI", help="A prepared corpus: a path, file://, s3:// or gs://.")]
+
+
+@app.command()
+def prepare(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A folder, file or URI, as the format wants it.")],
+    *,
+    format: Annotated[str, typer.Option(help="image-folder, medmnist, dicom, voc or packaged.")],
+    out: Annotated[str, typer.Option(metavar="URI", help="Where the corpus goes.")],
+    name: Annotated[str | None, typer.Option(help="Its name; the last part of URI if not given.")] = None,
+    licence: Annotated[str | None, typer.Option(help="What the images are under.")] = None,
+    split_by: Annotated[str, typer.Option(help="The column or level that is never split (patient, ...).")] = "",
+    fractions: Annotated[str, typer.Option(help="Shares of val and test, e.g. val=0.1,test=0.2.")] = "",
+    official_splits: Annotated[bool, typer.Option(help="Keep the splits that the source has.")] = True,
+    crops: Annotated[bool, typer.Option("--crops", help="voc: one picture per object.")] = False,
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of the format; may be repeated.")
+    ] = None,
+    max_side: Annotated[int, typer.Option(help="Longer side of a stored image, in pixels.")] = 512,
+    max_pixels: Annotated[int | None, typer.Option(help="Larger images are quarantined unread.")] = None,
+    encoding: Annotated[Literal["auto", "png", "jpeg"], typer.Option(help="How images are stored.")] = "auto",
+    salt: Annotated[
+        str, typer.Option(envvar="MEDALIGN_SALT", help="A secret that enters the hashes of names.", show_default=False)
+    ] = "",
+    shard_rows: Annotated[int | None, typer.Option(help="Rows of one shard.")] = None,
+    row_group_rows: Annotated[int, typer.Option(help="Rows of one row group.")] = 64,
+    quarantine_budget: Annotated[float, typer.Option(help="Largest share of images that may be bad.")] = 0.01,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another corpus at URI.")] = False,
+) -> None:
+    """Turn a source into a corpus: Parquet shards and a manifest. A second call finds it done."""
+    from medalign.cli.printing import show_corpus
+    from medalign.data.images import MAX_PIXELS
+    from medalign.data.prepare import prepare as run
+    from medalign.data.show import show as summarise
+
+    run(
+        source,
+        format=format,
+        out=out,
+        name=name,
+        licence=licence,
+        split_by=split_by,
+        fractions=_fractions(fractions),
+        official_splits=official_splits,
+        options={**_pairs(option or (), "--option"), **({"crops": True} if crops else {})},
+        max_side=max_side,
+        max_pixels=max_pixels or MAX_PIXELS,
+        encoding=encoding,
+        salt=salt,
+        shard_rows=shard_rows,
+        row_group_rows=row_group_rows,
+        quarantine_budget=quarantine_budget,
+        overwrite=overwrite,
+    )
+    show_corpus(summarise(out))
+
+
+@app.command()
+def show(
+    uri: Corpus,
+    contact_sheet: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw pictures of each class into this PNG.")
+    ] = None,
+) -> None:
+    """Show a corpus: columns, counts per split and class, where it came from."""
+    from medalign.cli.printing import show_corpus
+    from medalign.data.show import show as summarise
+
+    show_corpus(summarise(uri, contact_sheet=contact_sheet), whole=True)
+
+
+@app.command()
+def validate(uri: Corpus) -> None:
+    """Read a whole corpus and name everything that is not as its manifest says; exit 1 if anything is."""
+    from medalign.cli.printing import show_problems
+    from medalign.data.validate import validate as check
+
+    report = check(uri)
+    show_problems(report)
+    if not report.is_valid:
+        raise typer.Exit(1)
+
+
+def _fractions(text: str) -> dict[str, float] | None:
+    if not text:
+        return None
+    pairs = _pairs(text.split(","), "--fractions")
+    for split, share in pairs.items():
+        if isinstance(share, bool) or not isinstance(share, int | float):
+            raise CorpusError(f"--fractions {split}={share}: not a number; write e.g. val=0.1,test=0.2.")
+    return pairs
+
+
+def _pairs(words: Iterable[str], name: str) -> dict[str, Any]:
+    """Read KEY=VALUE words, the values as YAML."""
+    from medalign.config.reading import Unreadable, parse
+
+    found = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key.strip():
+            raise UserError(f"{name} {word}: write KEY=VALUE.")
+        try:
+            found[key.strip()] = parse(value)[0]
+        except Unreadable as error:
+            raise UserError(f"{name} {word}: {error.problem}") from None
+    return found

@@ -1,0 +1,152 @@
+"""What the commands print: results as tables that fit 80 columns on a terminal, and never fold elsewhere."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from medalign.data.show import Summary
+    from medalign.data.validate import Report
+    from medalign.evaluation.embed import EmbedResult
+    from medalign.evaluation.result import EvaluationResult, Score
+    from medalign.launch import TrainResult
+    from medalign.plan import RunPlan
+    from medalign.recipe import Recipe
+
+UNFOLDED = 10_000  # columns of what is no terminal: whatever reads it wants whole lines
+METRICS = {"accuracy": "accuracy", "balanced_accuracy": "balanced", "macro_f1": "macro-F1", "auroc": "AUROC"}
+
+
+def show_corpus(corpus: Summary, *, whole: bool = False) -> None:
+    """Print a corpus: splits and classes, and with `whole` also its columns and origin."""
+    table = _table("split", "rows", "groups", "shards", "size", first_left=True)
+    for name, split in corpus.splits.items():
+        table.add_row(name, f"{split.rows:,}", f"{split.groups:,}", f"{split.shards:,}", _size(split.bytes))
+    console = _console()
+    console.print(table)
+    if whole:
+        console.print(_class_table(corpus), end="\n\n")
+        console.print(_pairs({name: kind for name, kind in corpus.columns.items()}), end="\n\n")
+        origin = {f"source {key}": value for key, value in corpus.source.items()}
+        steps = {"transforms" if i == 0 else " " * i: step for i, step in enumerate(corpus.transforms)}
+        console.print(_pairs({"schema": corpus.schema, "licence": corpus.licence, **origin, **steps}))
+    if corpus.quarantined:
+        _line(f"{corpus.quarantined:,} images quarantined; the manifest names each, with the reason.")
+    if corpus.contact_sheet:
+        _line(f"contact sheet: {corpus.contact_sheet}")
+    _line(f"{corpus.rows:,} rows, {len(corpus.classes)} classes: {corpus.uri}")
+
+
+def show_problems(report: Report) -> None:
+    """Print what a validation found, a problem per line."""
+    for problem in report.problems:
+        _line(f"- {problem}")
+    verdict = "valid" if report.is_valid else f"{len(report.problems)} problems"
+    copies = f", {report.duplicates:,} duplicates within a split" if report.duplicates else ""
+    _line(f"{report.rows:,} rows in {report.shards:,} shards read{copies}: {verdict}: {report.uri}")
+
+
+def show_plan(recipe: Recipe, plan: RunPlan) -> None:
+    """Print the resolved recipe, then what it means for its corpus."""
+    from medalign import config
+
+    _line(config.dump_yaml(config.resolve(recipe)))
+    _console().print(_pairs(plan.describe()))
+
+
+def show_end(result: TrainResult) -> None:
+    """Print how a run ended; the last line holds the steps and the run's URI."""
+    if result.best is not None:
+        _line(f"best validation figure: {result.best:.4g}")
+    if result.skipped:
+        _line(f"{result.skipped:,} steps skipped: their loss or gradient was not finite")
+    rest = "" if result.step >= result.total_steps else " (the same command goes on from there)"
+    _line(f"{result.step:,} of {result.total_steps:,} steps done{rest}: {result.uri}")
+
+
+def show_scores(result: EvaluationResult) -> None:
+    """Print an evaluation: every score with its interval beneath, the comparisons, what to know about them."""
+    table = _table("head", "encoder", "seed", *METRICS.values(), first_left=True)
+    for score in sorted(result.scores, key=lambda score: score.head != "logistic"):
+        cells = (_cell(score, metric) for metric in METRICS)
+        table.add_row(score.head, score.method, str(score.seed), *cells)
+    console = _console()
+    console.print(table)
+    for c in result.comparisons:
+        kind = f"{METRICS[c.metric]}, {c.head}: {c.method} - {c.against}"
+        p_value = f"p = {c.adjusted:.3f}" if c.adjusted >= 0.001 else "p < 0.001"
+        spread = f"{c.difference.estimate:+.3f} ({c.difference.low:+.3f} to {c.difference.high:+.3f})"
+        _line(f"{c.role}: {kind} = {spread}, {p_value}: {c.verdict}")
+    for note in result.notes:
+        _line(f"note: {note}")
+    groups = result.groups.get("test", 0)
+    _line(f"{result.level:.0%} intervals over {groups:,} groups of {result.rows.get('test', 0):,} test images:")
+    _line(result.uri)
+
+
+def show_features(result: EmbedResult) -> None:
+    """Print where features went."""
+    table = _table("split", "rows", "files", first_left=True)
+    for name, files in result.splits.items():
+        table.add_row(name, f"{sum(file.rows for file in files):,}", f"{len(files):,}")
+    _console().print(table)
+    _line(f"{result.feature_size:,} features of each image at {result.image_size} px: {result.uri}")
+
+
+def _class_table(corpus: Summary) -> Table:
+    table = _table("class", *corpus.splits, first_left=True)
+    for label in corpus.classes:
+        table.add_row(label, *(f"{split.classes.get(label, 0):,}" for split in corpus.splits.values()))
+    return table
+
+
+def _cell(score: Score, metric: str) -> str:
+    found = score.metrics[metric]
+    if not math.isfinite(found.estimate):
+        return "undefined"
+    spread = f"{_short(found.low)}-{_short(found.high)}" if math.isfinite(found.low) else "no interval"
+    return f"{found.estimate:.3f}\n{spread}"
+
+
+def _short(share: float) -> str:
+    return f"{share:.2f}".removeprefix("0")
+
+
+def _table(*columns: str, first_left: bool) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if first_left and number == 0 else "right")
+    return table
+
+
+def _pairs(values: Mapping[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in values.items():
+        table.add_row(name, f"{value:,}" if isinstance(value, int) else str(value))
+    return table
+
+
+def _line(text: str) -> None:
+    _console().print(text, soft_wrap=True)
+
+
+def _console() -> Console:
+    width = None if sys.stdout.isatty() else UNFOLDED
+    return Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
+
+
+def _size(count: int) -> str:
+    value, unit = float(count), "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 1000 or unit == "TB":
+            break
+        value /= 1000
+    return f"{value:.0f} {unit}" if value >= 100 or unit == "B" else f"{value:.1f} {unit}"

@@ -1,0 +1,125 @@
+"""`medalign train | evaluate | report | export | embed | recipes`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Literal
+
+import typer
+
+from medalign.errors import UserError
+from medalign.recipe import open_recipe, shipped
+
+Which = Literal["best", "latest"]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="The URI of a run, as `medalign train` prints it.")]
+Corpus = Annotated[str, typer.Option(metavar="URI", help="A prepared corpus.")]
+Checkpoint = Annotated[Which, typer.Option(help="Which checkpoint of the run.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file to the program."""
+    for command in (train, evaluate, report, export, embed, recipes):
+        app.command()(command)
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or a name of `medalign recipes`.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[key=value]...", help="Laid over the recipe: train.steps=100")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved plan; start and write nothing.")
+    ] = False,
+) -> None:
+    """Train what a recipe says, or go on where the same run stopped."""
+    _, document = open_recipe(recipe, overrides or ())  # whatever is wrong with a key shows before anything heavy
+    for note in document.notes:
+        print(f"note: {note}", file=sys.stderr)  # noqa: T201
+    from medalign import launch
+    from medalign.cli import printing
+
+    if dry_run:
+        printing.show_plan(*launch.dry_run(recipe, overrides or ()))
+        return
+    result = launch.train(recipe, overrides or ())
+    printing.show_end(result)
+    if result.step < result.total_steps:
+        raise typer.Exit(1)
+
+
+def evaluate(
+    run: Run,
+    *,
+    corpus: Corpus,
+    task: Annotated[str, typer.Option(help="What to evaluate: probe.")] = "probe",
+    checkpoint: Checkpoint = "best",
+    seeds: Annotated[
+        str, typer.Option(help="Seeds of the untrained encoders beside it, e.g. 0,1,2; the run's own if not given.")
+    ] = "",
+) -> None:
+    """Probe a run's frozen encoder, beside the same one untrained and beside raw pixels."""
+    wanted = _integers(seeds, "--seeds") if seeds else None
+    from medalign.cli.printing import show_scores
+    from medalign.evaluation.task import evaluate as probe
+
+    show_scores(probe(run, corpus=corpus, task=task, checkpoint=checkpoint, seeds=wanted))
+
+
+def report(run: Run) -> None:
+    """Write a run's page, one HTML file that holds everything it shows."""
+    from medalign.reports.page import report as write
+
+    typer.echo(write(run))
+
+
+def export(
+    run: Run,
+    *,
+    to: Annotated[str, typer.Option(metavar="DIR", help="An empty place.")],
+    checkpoint: Checkpoint = "best",
+) -> None:
+    """Write a run's encoder as a plain transformers directory."""
+    from medalign.exporting import export as write
+
+    typer.echo(write(run, to, checkpoint=checkpoint).uri)
+
+
+def embed(
+    source: Annotated[str, typer.Argument(metavar="RUN|DIR", help="A run, or a directory that transformers can load.")],
+    *,
+    corpus: Corpus,
+    out: Annotated[str, typer.Option(metavar="URI", help="Where the features go; an empty place.")],
+    checkpoint: Checkpoint = "best",
+    image_size: Annotated[int | None, typer.Option(help="Side in pixels; the encoder's own if not given.")] = None,
+    splits: Annotated[str, typer.Option(help="E.g. train,val; all if not given.")] = "",
+    actors: Annotated[int | None, typer.Option(help="Encoders at work; one per GPU if not given.")] = None,
+) -> None:
+    """Write the features of every image of a corpus to Parquet."""
+    from medalign.cli.printing import show_features
+    from medalign.evaluation.embed import embed as write
+
+    chosen = [name.strip() for name in splits.split(",")] if splits else None
+    show_features(
+        write(
+            source,
+            corpus=corpus,
+            out=out,
+            checkpoint=checkpoint,
+            image_size=image_size,
+            splits=chosen,
+            actors=actors,
+        )
+    )
+
+
+def recipes() -> None:
+    """List the recipes that come with MedAlign."""
+    for name in shipped():
+        typer.echo(name)
+
+
+def _integers(text: str, name: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"{name} {text}: not whole numbers; write e.g. {name} 0,1,2.") from None
