@@ -194,7 +194,7 @@ def mark_best(run: str, uri: str, figure: float) -> None:
 
 
 def prune(run: str, *, keep: int) -> None:
-    """Delete all but the newest `keep` complete checkpoints and the best one; the manifest of a deleted one goes first."""
+    """Delete all but the newest `keep` complete checkpoints and the best one; a deleted one's manifest goes first."""
     folder = storage.join(run, "checkpoints")
     complete = [n for n in storage.list_folders(folder) if storage.exists(storage.join(folder, n, "manifest.json"))]
     named = best(run)
@@ -219,7 +219,7 @@ def verify(saved: Saved) -> list[str]:
 
 def _readers(uri: str, manifest: Mapping[str, Any], stack: contextlib.ExitStack) -> dict[str, TensorReader]:
     """Return the reader of each tensor of a checkpoint."""
-    readers = {}
+    readers: dict[str, TensorReader] = {}
     for name in manifest["files"]:
         reader = stack.enter_context(reading(storage.join(uri, name)))
         readers |= dict.fromkeys(reader.names(), reader)

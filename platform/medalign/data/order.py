@@ -31,7 +31,7 @@ class Slot(NamedTuple):
     """One micro-batch to compute: its step, its place in it, and whether it is padding (weight 0)."""
 
     step: int
-    index: int
+    index: int  # type: ignore[assignment]  # the word of DrawKey; tuple.index is not used
     padding: bool
 
 
@@ -137,7 +137,9 @@ def _window_rows(order: Order, epoch: int, number: int) -> np.ndarray:
     place = np.searchsorted(ends, positions, side="right")
     within = positions - (ends[place] - sizes[groups[place]])
     rows = first_row[groups[place]] + within
-    return rows[permutation(len(rows), order.seed, "window", epoch, number)]
+    rows = rows[permutation(len(rows), order.seed, "window", epoch, number)]
+    rows.flags.writeable = False  # it is cached
+    return rows
 
 
 def permutation(size: int, *key: int | str) -> np.ndarray:

@@ -22,12 +22,11 @@ from medalign_core.types import ImageBatch
 
 def execution_options() -> ExecutionOptions:
     """Return the options under which blocks keep their order."""
-    options = ExecutionOptions(preserve_order=True)
-    return options
+    return ExecutionOptions(preserve_order=True)
 
 
 def training_dataset(stream: BatchStream, *, start: int, stop: int) -> ray.data.Dataset:
-    """Return a dataset that yields the micro-batches of the steps [start, stop), dealt in turn to `stream.world` ranks."""
+    """Return a dataset of the micro-batches of the steps [start, stop), dealt in turn to `stream.world` ranks."""
     context = DataContext.get_current()
     context.execution_options = execution_options()
     context.enable_progress_bars = False

@@ -116,12 +116,12 @@ class Engine:
     def optimizer_keys(self) -> list[str]:
         """Return the optimizer's per-parameter tensors, e.g. exp_avg; empty before the first step."""
         states = self._basic.state.values()
-        first = next(iter(states), {})
+        first: Mapping[str, Any] = next(iter(states), {})
         return sorted(key for key, value in first.items() if torch.is_tensor(value) and key != "step")
 
     def optimizer_step(self) -> int:
         """Return the number of applied optimizer steps (Adam's bias correction counts them)."""
-        first = next(iter(self._basic.state.values()), {})
+        first: Mapping[str, Any] = next(iter(self._basic.state.values()), {})
         return int(first.get("step", 0))
 
     def gather(self, name: str) -> dict[str, Tensor]:
@@ -223,7 +223,7 @@ class _Guard:
     def __init__(self, optimizer: torch.optim.Optimizer, clip: float) -> None:
         self.applied, self.norm = True, math.nan
         self._optimizer, self._clip, self._step = optimizer, clip, optimizer.step
-        optimizer.step = self._guarded  # type: ignore[method-assign]
+        optimizer.step = self._guarded  # type: ignore[method-assign, assignment]
 
     def _guarded(self, closure: None = None) -> None:
         gradients = [p.grad for group in self._optimizer.param_groups for p in group["params"] if p.grad is not None]

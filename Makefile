@@ -1,0 +1,41 @@
+# Two commands do everything: `make demo` and `make test`. Each sets up what it needs; a second call starts at once.
+PYTHON_BIN := .venv/bin
+
+.PHONY: help setup demo test test-slow chaos check bench bench-memory bench-probes clean
+
+help:  ## what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
+
+setup:  ## a .venv with everything that demo and test need
+	@scripts/setup.sh
+
+demo: setup  ## real medical images -> corpus -> LVM-Med on 2 workers -> probe -> report.html
+	@$(PYTHON_BIN)/python jobs/demo.py
+
+test: setup  ## the tests, under 12 minutes on 2 cores
+	@$(PYTHON_BIN)/pytest -q
+
+test-slow: setup  ## the tests that take whole runs
+	@$(PYTHON_BIN)/pytest -q -m slow
+
+chaos: setup  ## the tests that kill processes
+	@$(PYTHON_BIN)/pytest -q -m chaos
+
+check: setup  ## static: format, lint, floors, types
+	@$(PYTHON_BIN)/ruff format --check --quiet .
+	@$(PYTHON_BIN)/ruff check --quiet .
+	@$(PYTHON_BIN)/lint-imports --no-cache
+	@$(PYTHON_BIN)/python scripts/doors.py
+	@$(PYTHON_BIN)/mypy --no-error-summary
+
+bench: setup  ## images per second of `medalign train` beside a plain DataLoader script
+	@$(PYTHON_BIN)/python bench/throughput.py
+
+bench-memory: setup  ## memory of a run as its corpus grows tenfold
+	@$(PYTHON_BIN)/python bench/memory.py
+
+bench-probes: setup  ## what pretraining brings on two real sets, over seeds
+	@$(PYTHON_BIN)/python bench/probes.py
+
+clean:  ## runs, corpora and caches of this checkout
+	rm -rf runs corpora .pytest_cache .ruff_cache .mypy_cache
