@@ -8,9 +8,7 @@ from typing import Any
 
 import ray
 import ray.train
-from ray.data import Dataset
-from ray.train import DataConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+import ray.train.torch
 
 from medalign import checkpoint, cluster, storage
 from medalign.data import stream
@@ -23,6 +21,7 @@ from medalign.tracking.json_lines import follow
 from medalign.training.session import set_accelerator
 
 COLLECTIVE_TIMEOUT_S = 600
+_train: Any = ray.train  # type checkers see the API before Train V2, which is what runs
 
 
 class RaySession:
@@ -51,17 +50,17 @@ def train_on_ray(recipe: Recipe, plan: RunPlan) -> dict[str, Any]:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     cluster.ensure_ray(dashboard=True)
     _check_resources(recipe)
-    trainer = TorchTrainer(
+    trainer = _train.torch.TorchTrainer(
         _train_one_rank,
         train_loop_config={"recipe": recipe, "plan": plan},
         datasets={"train": lambda: _remaining(recipe, plan)},
-        dataset_config=DataConfig(execution_options=stream.execution_options(), enable_shard_locality=False),
-        scaling_config=ScalingConfig(
+        dataset_config=_train.DataConfig(execution_options=stream.execution_options(), enable_shard_locality=False),
+        scaling_config=_train.ScalingConfig(
             num_workers=recipe.train.workers,
             use_gpu=bool(recipe.train.gpus_per_worker),
             resources_per_worker=_worker_resources(recipe),
         ),
-        torch_config=TorchConfig(
+        torch_config=_train.torch.TorchConfig(
             backend="nccl" if recipe.train.gpus_per_worker else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S
         ),
         run_config=_run_config(recipe),
@@ -89,7 +88,7 @@ def _train_one_rank(config: dict[str, Any]) -> dict[str, Any]:
     return work(recipe, plan, session, batches, console=False)
 
 
-def _remaining(recipe: Recipe, plan: RunPlan) -> Dataset:
+def _remaining(recipe: Recipe, plan: RunPlan) -> Any:
     """Return the dataset of the steps that are left: evaluated at each start of the worker group."""
     return stream.training_dataset(plan.stream, start=_steps_done(recipe), stop=plan.total_steps)
 
@@ -106,13 +105,13 @@ def _worker_resources(recipe: Recipe) -> dict[str, float]:
     return resources
 
 
-def _run_config(recipe: Recipe) -> RunConfig:
+def _run_config(recipe: Recipe) -> Any:
     filesystem, path = storage.resolve(storage.join(recipe.run.uri, "ray"))
-    return RunConfig(
+    return _train.RunConfig(
         name=f"attempt-{uuid.uuid4().hex[:8]}",  # Ray's own resume is not used: ours is exact
         storage_path=path,
         storage_filesystem=filesystem,
-        failure_config=FailureConfig(max_failures=recipe.train.max_failures, controller_failure_limit=0),
+        failure_config=_train.FailureConfig(max_failures=recipe.train.max_failures, controller_failure_limit=0),
     )
 
 

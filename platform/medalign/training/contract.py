@@ -38,7 +38,10 @@ class TrainingEngine(TensorSource, Protocol):
 
     module: nn.Module
     device: torch.device
-    running: BatchNormStatistics
+
+    @property
+    def running(self) -> BatchNormStatistics:
+        """The running statistics of the module's batch norms."""
 
     def forward(self, batch: Any) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Return (loss, stats) of one micro-batch."""

@@ -7,6 +7,8 @@ global index, into one running copy:  running <- (1 - momentum) running + moment
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -17,7 +19,7 @@ class RunningStatistics:
     """The one running copy of every BatchNorm's statistics in a module, in fp32 and the module's order."""
 
     def __init__(self, module: nn.Module) -> None:
-        self._layers = [
+        self._layers: list[tuple[str, Any]] = [
             (name, layer)
             for name, layer in module.named_modules()
             if isinstance(layer, _BatchNorm) and layer.running_mean is not None
