@@ -13,12 +13,14 @@ from rich.table import Column
 
 from medalign.tracking import Kind
 
+VALIDATION = ("loss", "hamming", "matching_accuracy", "embedding_std")
+
 
 class Console:
     """Shows step/total, images/s, the share of time spent waiting for data, matching accuracy, loss and time left.
 
     They are the values named images_per_second, data_wait (in [0, 1]), matching_accuracy and loss; those that a step
-    lacks are left out. Validation and events are lines of their own, with all their values.
+    lacks are left out. Validation and events are lines of their own; a validation shows those of VALIDATION.
     """
 
     def __init__(
@@ -36,7 +38,9 @@ class Console:
     def log(self, step: int, values: Mapping[str, float], *, kind: Kind = "train") -> None:
         """Show the numbers of a step."""
         if kind != "train":
-            shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+            wanted = VALIDATION if kind == "validation" else values
+            chosen = {name: values[name] for name in wanted if name in values} or values
+            shown = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in chosen.items())
             self._print(f"step {step}/{self._total}: {kind}: {shown}")
         elif self._bar is not None:
             self._bar.update(self._task, completed=step, numbers=_numbers(values))
