@@ -12,7 +12,7 @@ import ray.train.torch
 
 from medalign import checkpoint, cluster, storage
 from medalign.data import stream
-from medalign.errors import PlanError
+from medalign.errors import MedAlignError, PlanError
 from medalign.launch.worker import work
 from medalign.plan import RunPlan
 from medalign.recipe import Recipe
@@ -40,16 +40,23 @@ class RaySession:
         return False
 
 
-def train_on_ray(recipe: Recipe, plan: RunPlan) -> dict[str, Any]:
-    """Run a plan on the cluster and return what rank 0 returned.
+def connect(recipe: Recipe) -> None:
+    """Join the cluster, or start a local one, and check that it can run a plan without hanging.
 
     Raises:
         PlanError: the cluster is too small: no CPU is left for data, or GPUs are missing.
-        MedAlignError: what a worker raised, or the failure of the worker group.
     """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     cluster.ensure_ray(dashboard=True)
     _check_resources(recipe)
+
+
+def train_on_ray(recipe: Recipe, plan: RunPlan) -> dict[str, Any]:
+    """Run a plan on the cluster that `connect` joined and return what rank 0 returned.
+
+    Raises:
+        MedAlignError: what a worker raised, or the failure of the worker group.
+    """
     trainer = _train.torch.TorchTrainer(
         _train_one_rank,
         train_loop_config={"recipe": recipe, "plan": plan},
@@ -134,6 +141,14 @@ def _check_resources(recipe: Recipe) -> None:
 
 
 def _first_failure(error: Exception) -> BaseException:
-    """Return the first worker's own exception where there is one."""
-    failures = getattr(error, "worker_failures", None)
-    return failures[min(failures)] if failures else error
+    """Return the failure that explains the others: one that we raised on purpose, else the lowest rank's.
+
+    Where one rank stops, the others fail as well, in the middle of a collective: theirs say nothing.
+    """
+    inner = getattr(error, "controller_failure", None)
+    if isinstance(inner, BaseException):
+        return inner
+    failures: dict[int, BaseException] = getattr(error, "worker_failures", None) or {0: error}
+    ranks = sorted(failures)
+    own = [rank for rank in ranks if type(cluster.own_error(failures[rank], doing="training")) is not MedAlignError]
+    return failures[(own or ranks)[0]]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from medalign import config, storage
+from medalign import checkpoint, config, storage
 from medalign.launch import folder
 from medalign.plan import RunPlan, plan_run
 from medalign.recipe import Recipe, open_recipe
@@ -48,8 +48,8 @@ def train(recipe: str, overrides: Sequence[str] = ()) -> TrainResult:
         MedAlignError: training failed.
     """
     settled, plan, notes = _prepare(recipe, overrides)
-    folder.claim(settled.run.uri, config.resolve(settled))
-    values = _in_process(settled, plan) if settled.train.workers == 0 else _on_ray(settled, plan)
+    start = _in_process if settled.train.workers == 0 else _on_ray
+    values = _finished(settled, plan) or start(settled, plan)
     return TrainResult(
         uri=settled.run.uri,
         step=values["step"],
@@ -83,9 +83,20 @@ def _prepare(name: str, overrides: Sequence[str]) -> tuple[Recipe, RunPlan, tupl
     return settled, plan, tuple(document.notes)
 
 
-def _on_ray(recipe: Recipe, plan: RunPlan) -> dict[str, Any]:
-    from medalign.launch.on_ray import train_on_ray
+def _finished(recipe: Recipe, plan: RunPlan) -> dict[str, Any] | None:
+    """Return the end of a run that has nothing left to do, None where there is something."""
+    saved = checkpoint.latest(recipe.run.uri)
+    if saved is None or saved.state.step < plan.total_steps:
+        return None
+    folder.claim(recipe.run.uri, config.resolve(recipe))
+    return {"step": saved.state.step, "skipped": saved.state.skipped, "best": saved.state.best, "last": {}}
 
+
+def _on_ray(recipe: Recipe, plan: RunPlan) -> dict[str, Any]:
+    from medalign.launch.on_ray import connect, train_on_ray
+
+    connect(recipe)
+    folder.claim(recipe.run.uri, config.resolve(recipe))
     return train_on_ray(recipe, plan)
 
 
@@ -97,5 +108,6 @@ def _in_process(recipe: Recipe, plan: RunPlan) -> dict[str, Any]:
     def batches(start: int) -> Iterator[ImageBatch]:
         return plan.stream.plain(0, start=start, stop=plan.total_steps)
 
+    folder.claim(recipe.run.uri, config.resolve(recipe))
     with process_group():
         return work(recipe, plan, ProcessSession(), batches, console=True)
