@@ -83,7 +83,7 @@ class BatchStream:
                 continue
             try:
                 image = open_image(data)
-            except (OSError, ValueError, SyntaxError):  # what Pillow raises for broken bytes
+            except ValueError:
                 continue
             for v in range(VIEWS):
                 key = (self.order.seed, "view", int(epochs[place]), int(rows[place]), v)

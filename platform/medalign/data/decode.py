@@ -27,10 +27,12 @@ def open_image(data: bytes) -> Image.Image:
     """Return the RGB image of a corpus row.
 
     Raises:
-        OSError, ValueError: the bytes are not a whole PNG or JPEG image.
+        ValueError: the bytes are not a whole PNG or JPEG image.
     """
-    image = Image.open(io.BytesIO(data), formats=FORMATS)
-    return image.convert("RGB")
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS).convert("RGB")
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # what Pillow raises for broken bytes
+        raise ValueError(f"not a whole image ({error})") from error
 
 
 def decode_image(data: bytes, size: int) -> np.ndarray:
@@ -96,8 +98,11 @@ def _jitter(view: Image.Image, settings: Views, draw: np.random.Generator) -> Im
 
 
 def _turn_hue(view: Image.Image, share: float) -> Image.Image:
+    turn = round(share * 256)
+    if not turn:  # to HSV and back loses a few levels
+        return view
     hue, saturation, value = view.convert("HSV").split()
-    turned = hue.point([(level + round(share * 256)) % 256 for level in range(256)])
+    turned = hue.point([(level + turn) % 256 for level in range(256)])
     return Image.merge("HSV", (turned, saturation, value)).convert("RGB")
 
 

@@ -69,9 +69,14 @@ class RowSource:
     def _read(self, group: int, columns: tuple[str, ...]) -> pa.Table:
         shard, number, _ = self.row_groups[group]
         try:
-            return _open_shard(self.shards[shard]).read_row_group(number, columns=list(columns))
+            table = _open_shard(self.shards[shard]).read_row_group(number, columns=list(columns))
         except (OSError, pa.ArrowException) as error:
             raise CorpusError(f"{self.shards[shard]}: row group {number} cannot be read ({error}).") from error
+        if "image" not in columns:
+            return table
+        # 64-bit offsets: the images of a window together may exceed the 2 GiB of a plain binary column
+        images = table["image"].cast(pa.large_binary())
+        return table.set_column(table.schema.get_field_index("image"), "image", images)
 
 
 @lru_cache(maxsize=32)

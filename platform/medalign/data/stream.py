@@ -17,6 +17,7 @@ import ray.data
 from ray.data import DataContext, ExecutionOptions
 
 from medalign.data.batches import BatchStream
+from medalign.errors import OrderError
 from medalign_core.types import ImageBatch
 
 
@@ -56,4 +57,8 @@ def receive(shard: Any, stream: BatchStream, *, rank: int, start: int, stop: int
     """
     arrived = shard.iter_batches(batch_size=stream.order.micro_batch, batch_format="numpy", prefetch_batches=2)
     for due, arrays in zip(stream.due(rank, start=start, stop=stop), arrived, strict=False):
-        yield stream.batch(arrays, due)
+        try:
+            batch = stream.batch(arrays, due)
+        except OrderError as error:
+            raise OrderError(f"rank {rank}: {error}") from error
+        yield batch
