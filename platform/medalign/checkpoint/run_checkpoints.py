@@ -146,17 +146,19 @@ def load(saved: Saved, source: TensorSource) -> None:
     shapes, keys = source.shapes(), manifest["optimizer"]["keys"]
     with contextlib.ExitStack() as stack:
         readers = _readers(saved.uri, manifest, stack)
-        missing = [name for name in source.names() if name not in readers]
-        if missing:
-            raise CheckpointError(f"{saved.uri}: no parameter {missing[0]!r} ({len(missing)} missing): another model.")
+        wanted = {*source.names(), *source.buffers(), *(f"{name}/{key}" for name in source.names() for key in keys)}
+        if wanted != readers.keys():
+            missing, unknown = sorted(wanted - readers.keys()), sorted(readers.keys() - wanted)
+            raise CheckpointError(f"{saved.uri}: of another model; missing {missing[:3]}, unknown {unknown[:3]}.")
+        for name in source.names():
+            if readers[name].shape(name) != shapes[name]:
+                found = readers[name].shape(name)
+                raise CheckpointError(f"{saved.uri}: {name} has shape {found}, the model's is {shapes[name]}.")
         if keys:
             source.prepare_optimizer(keys, manifest["optimizer"]["step"])
         for name in source.names():
             tensors = {"weight": readers[name].read(name)}
             tensors |= {key: readers[f"{name}/{key}"].read(f"{name}/{key}") for key in keys}
-            if tuple(tensors["weight"].shape) != shapes[name]:
-                found = tuple(tensors["weight"].shape)
-                raise CheckpointError(f"{saved.uri}: {name} has shape {found}, the model's is {shapes[name]}.")
             source.scatter(name, tensors)
         source.load_buffers({name: readers[name].read(name) for name in source.buffers()})
 
@@ -175,7 +177,7 @@ def latest(run: str) -> Saved | None:
     for name in reversed(storage.list_folders(folder)):
         uri = storage.join(folder, name)
         if storage.exists(storage.join(uri, "manifest.json")):
-            return Saved(uri, TrainState(**_manifest(uri)["state"]))
+            return _saved(uri)
     return None
 
 
@@ -185,7 +187,7 @@ def best(run: str) -> Saved | None:
     if not storage.exists(pointer):
         return None
     uri = storage.join(run, "checkpoints", json.loads(storage.read_bytes(pointer))["checkpoint"])
-    return Saved(uri, TrainState(**_manifest(uri)["state"]))
+    return _saved(uri)
 
 
 def mark_best(run: str, uri: str, figure: float) -> None:
@@ -202,6 +204,8 @@ def prune(run: str, *, keep: int) -> None:
     for name in complete[:-keep]:
         if name not in spared:
             storage.delete_file(storage.join(folder, name, "manifest.json"))
+    for name in storage.list_folders(folder):  # what was just deleted, and the remains of killed saves
+        if complete and name < complete[-1] and not storage.exists(storage.join(folder, name, "manifest.json")):
             storage.delete_folder(storage.join(folder, name))
 
 
@@ -226,14 +230,22 @@ def _readers(uri: str, manifest: Mapping[str, Any], stack: contextlib.ExitStack)
     return readers
 
 
+def _saved(uri: str) -> Saved:
+    try:
+        return Saved(uri, TrainState(**_manifest(uri)["state"]))
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{uri}: the manifest has no state that can be read ({error}).") from error
+
+
 def _manifest(uri: str) -> dict[str, Any]:
     where = storage.join(uri, "manifest.json")
     try:
         manifest = json.loads(storage.read_bytes(where))
     except ValueError as error:
         raise CheckpointError(f"{where}: not JSON ({error}).") from error
-    if manifest.get("schema") != SCHEMA_VERSION:
-        raise CheckpointError(f"{where}: schema {manifest.get('schema')!r}, this release reads {SCHEMA_VERSION!r}.")
+    schema = manifest.get("schema") if isinstance(manifest, dict) else None
+    if schema != SCHEMA_VERSION:
+        raise CheckpointError(f"{where}: schema {schema!r}, this release reads {SCHEMA_VERSION!r}.")
     return manifest
 
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -29,7 +31,7 @@ class TensorWriter:
         self._digest, self.bytes = hashlib.sha256(), 0
         header, offset = {}, 0
         for name, shape in shapes.items():
-            size = 4 * int(np.prod(shape, dtype=np.int64))
+            size = 4 * math.prod(shape)
             header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [offset, offset + size]}
             offset += size
         text = json.dumps(header).encode()
@@ -75,20 +77,27 @@ class TensorReader:
 
     def __init__(self, stream: Any, uri: str) -> None:
         self._stream, self._uri = stream, uri
+        size = stream.seek(0, io.SEEK_END)
+        stream.seek(0)
         length = int.from_bytes(stream.read(8), "little")
         if length > HEADER_LIMIT:
             raise CheckpointError(f"{uri}: a header of {length} bytes is not a checkpoint's.")
+        self._start = 8 + length
         try:
             header = json.loads(stream.read(length))
             header.pop("__metadata__", None)
             self._entries = {name: _entry(entry) for name, entry in header.items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            _check_layout(self._entries.values(), size - self._start)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"{uri}: the header cannot be read ({error}).") from error
-        self._start = 8 + length
 
     def names(self) -> list[str]:
         """Return the tensors' names."""
         return list(self._entries)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return one tensor's shape."""
+        return self._entries[name][0]
 
     def read(self, name: str) -> Tensor:
         """Return one tensor, fp32."""
@@ -101,15 +110,23 @@ class TensorReader:
 
 
 def _entry(entry: dict[str, Any]) -> tuple[tuple[int, ...], int, int]:
-    shape = tuple(int(size) for size in entry["shape"])
-    begin, end = entry["data_offsets"]
-    if (
-        entry["dtype"] != "F32"
-        or min((*shape, begin), default=0) < 0
-        or end - begin != 4 * int(np.prod(shape, dtype=np.int64))
-    ):
+    shape, (begin, end) = tuple(entry["shape"]), entry["data_offsets"]
+    whole = all(type(number) is int and number >= 0 for number in (*shape, begin, end))
+    # Python's own integers: a product of sizes must not wrap around to one that fits
+    if entry["dtype"] != "F32" or not whole or end - begin != 4 * math.prod(shape):
         raise ValueError("an entry whose dtype, shape and offsets do not fit")
     return shape, begin, end
+
+
+def _check_layout(entries: Iterable[tuple[tuple[int, ...], int, int]], size: int) -> None:
+    """Check that the tensors lie end to end and fill the `size` bytes after the header: no hole, no overlap."""
+    at = 0
+    for begin, end in sorted((begin, end) for _, begin, end in entries):
+        if begin != at:
+            raise ValueError("tensors that overlap, or leave a hole")
+        at = end
+    if at != size:
+        raise ValueError(f"tensors of {at} bytes in {size} bytes of data")
 
 
 @contextlib.contextmanager
