@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 
-import pytest
 import rich.console
 
 from medalign.tracking.console import Console
