@@ -11,6 +11,7 @@ MedAlignError
   OrderError           a micro-batch arrived out of turn: stop rather than train on the wrong data
   CheckpointError      a checkpoint that is incomplete or does not fit
   NonFiniteError       a non-finite loss or gradient under the policy `stop`
+  WorkerError          an exception that is not ours ended training; it carries the worker's traceback
   FrozenError          an encoder that must stay frozen changed while it was evaluated
 """
 
@@ -63,6 +64,14 @@ class CheckpointError(MedAlignError):
 
 class NonFiniteError(MedAlignError):
     """A non-finite loss or gradient under the policy `stop`."""
+
+
+class WorkerError(MedAlignError):
+    """An exception that is not ours ended training, say in a user's own objective; `trace` is what the workers saw."""
+
+    def __init__(self, message: str, *, trace: str) -> None:
+        super().__init__(message)
+        self.trace = trace
 
 
 class FrozenError(MedAlignError):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import metadata
 from typing import Annotated, NoReturn
@@ -11,9 +13,9 @@ from typing import Annotated, NoReturn
 import typer
 
 from medalign.cli import corpora, runs
-from medalign.errors import MedAlignError
+from medalign.errors import MedAlignError, WorkerError
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells count
+INTERRUPTED = 130  # 128 + SIGINT, as shells count; typer gives it for Ctrl-C
 
 app = typer.Typer(
     name="medalign",
@@ -35,18 +37,21 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         arguments: the words after `medalign`; those of this process if None.
     """
     _see_current_folder()
+    _quieten()
     try:
         code = typer.main.get_command(app).main(arguments, prog_name="medalign", standalone_mode=False)
+    except WorkerError as error:
+        print(error.trace.rstrip(), file=sys.stderr)  # noqa: T201
+        sys.exit(_refuse(str(error), error.exit_code))
     except MedAlignError as error:
         sys.exit(_refuse(str(error), error.exit_code))
     except typer.TyperException as error:  # a word that the program does not know, or one that is missing
         sys.exit(_refuse(error.format_message(), error.exit_code) if error.format_message() else error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        print("interrupted", file=sys.stderr)  # noqa: T201
-        sys.exit(INTERRUPTED)
     except BrokenPipeError:  # the reader has gone: `medalign recipes | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    if code == INTERRUPTED:
+        print("interrupted", file=sys.stderr)  # noqa: T201
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -57,6 +62,17 @@ def _see_current_folder() -> None:
     """
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
+
+
+def _quieten() -> None:
+    """Silence what users can do nothing about: notices of frameworks about frameworks. Our own modules stay heard.
+
+    Ray's workers write to Ray's logs, not here.
+    """
+    for package in ("torch", "deepspeed", "ray", "transformers"):
+        for kind in (FutureWarning, DeprecationWarning):
+            warnings.filterwarnings("ignore", category=kind, module=rf"{package}\.")
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 
 
 def _refuse(problem: str, code: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from rich.console import Console
 from rich.table import Table
@@ -19,23 +19,28 @@ if TYPE_CHECKING:
     from medalign.plan import RunPlan
     from medalign.recipe import Recipe
 
+T = TypeVar("T")
 UNFOLDED = 10_000  # columns of what is no terminal: whatever reads it wants whole lines
 METRICS = {"accuracy": "accuracy", "balanced_accuracy": "balanced", "macro_f1": "macro-F1", "auroc": "AUROC"}
 
 
+def show_note(text: str) -> None:
+    """Print to stderr what a user should know and did not ask for."""
+    _console(sys.stderr).print(f"note: {text}")
+
+
 def show_corpus(corpus: Summary, *, whole: bool = False) -> None:
     """Print a corpus: splits and classes, and with `whole` also its columns and origin."""
-    table = _table("split", "rows", "groups", "shards", "size", first_left=True)
-    for name, split in corpus.splits.items():
+    table = _table("split", "rows", "groups", "shards", "size")
+    for name, split in _in_order(corpus.splits).items():
         table.add_row(name, f"{split.rows:,}", f"{split.groups:,}", f"{split.shards:,}", _size(split.bytes))
-    console = _console()
-    console.print(table)
+    _show(table)
     if whole:
-        console.print(_class_table(corpus), end="\n\n")
-        console.print(_pairs({name: kind for name, kind in corpus.columns.items()}), end="\n\n")
+        _show(_class_table(corpus))
+        _show(_pairs(corpus.columns))
         origin = {f"source {key}": value for key, value in corpus.source.items()}
-        steps = {"transforms" if i == 0 else " " * i: step for i, step in enumerate(corpus.transforms)}
-        console.print(_pairs({"schema": corpus.schema, "licence": corpus.licence, **origin, **steps}))
+        steps = {"transforms": "\n".join(corpus.transforms)}
+        _show(_pairs({"schema": corpus.schema, "licence": corpus.licence, **origin, **steps}))
     if corpus.quarantined:
         _line(f"{corpus.quarantined:,} images quarantined; the manifest names each, with the reason.")
     if corpus.contact_sheet:
@@ -57,13 +62,18 @@ def show_plan(recipe: Recipe, plan: RunPlan) -> None:
     from medalign import config
 
     _line(config.dump_yaml(config.resolve(recipe)))
-    _console().print(_pairs(plan.describe()))
+    _show(_pairs(plan.describe()))
 
 
-def show_end(result: TrainResult) -> None:
-    """Print how a run ended; the last line holds the steps and the run's URI."""
+def show_end(result: TrainResult, *, best: str) -> None:
+    """Print how a run ended; the last line holds the steps and the run's URI.
+
+    Args:
+        result: of the run.
+        best: the figure that named its best checkpoint, as the recipe has it: a leading minus means lower is better.
+    """
     if result.best is not None:
-        _line(f"best validation figure: {result.best:.4g}")
+        _line(f"best {best.removeprefix('-')}: {-result.best if best.startswith('-') else result.best:.4g}")
     if result.skipped:
         _line(f"{result.skipped:,} steps skipped: their loss or gradient was not finite")
     rest = "" if result.step >= result.total_steps else " (the same command goes on from there)"
@@ -72,12 +82,11 @@ def show_end(result: TrainResult) -> None:
 
 def show_scores(result: EvaluationResult) -> None:
     """Print an evaluation: every score with its interval beneath, the comparisons, what to know about them."""
-    table = _table("head", "encoder", "seed", *METRICS.values(), first_left=True)
+    table = _table("head", "encoder", "seed", *METRICS.values())
     for score in sorted(result.scores, key=lambda score: score.head != "logistic"):
         cells = (_cell(score, metric) for metric in METRICS)
         table.add_row(score.head, score.method, str(score.seed), *cells)
-    console = _console()
-    console.print(table)
+    _show(table)
     for c in result.comparisons:
         kind = f"{METRICS[c.metric]}, {c.head}: {c.method} - {c.against}"
         p_value = f"p = {c.adjusted:.3f}" if c.adjusted >= 0.001 else "p < 0.001"
@@ -92,17 +101,18 @@ def show_scores(result: EvaluationResult) -> None:
 
 def show_features(result: EmbedResult) -> None:
     """Print where features went."""
-    table = _table("split", "rows", "files", first_left=True)
-    for name, files in result.splits.items():
+    table = _table("split", "rows", "files")
+    for name, files in _in_order(result.splits).items():
         table.add_row(name, f"{sum(file.rows for file in files):,}", f"{len(files):,}")
-    _console().print(table)
+    _show(table)
     _line(f"{result.feature_size:,} features of each image at {result.image_size} px: {result.uri}")
 
 
 def _class_table(corpus: Summary) -> Table:
-    table = _table("class", *corpus.splits, first_left=True)
+    splits = _in_order(corpus.splits)
+    table = _table("class", *splits)
     for label in corpus.classes:
-        table.add_row(label, *(f"{split.classes.get(label, 0):,}" for split in corpus.splits.values()))
+        table.add_row(label, *(f"{split.classes.get(label, 0):,}" for split in splits.values()))
     return table
 
 
@@ -118,10 +128,10 @@ def _short(share: float) -> str:
     return f"{share:.2f}".removeprefix("0")
 
 
-def _table(*columns: str, first_left: bool) -> Table:
+def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if first_left and number == 0 else "right")
+        table.add_column(column, justify="right" if number else "left")
     return table
 
 
@@ -134,13 +144,32 @@ def _pairs(values: Mapping[str, Any]) -> Table:
     return table
 
 
+def _in_order(splits: Mapping[str, T]) -> dict[str, T]:
+    """Return splits as people name them: train, val, test, then others."""
+    known = ("train", "val", "test")
+    return {name: splits[name] for name in (*known, *sorted(splits)) if name in splits}
+
+
+def _show(table: Table) -> None:
+    """Print a table and an empty line; elsewhere than on a terminal without the blanks that fill its last column."""
+    if sys.stdout.isatty():
+        _console().print(table, end="\n\n")
+        return
+    console = _console()
+    with console.capture() as captured:
+        console.print(table)
+    _line("\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n")
+
+
 def _line(text: str) -> None:
+    """Print words; what a user copies, a path or a URI, is never broken."""
     _console().print(text, soft_wrap=True)
 
 
-def _console() -> Console:
-    width = None if sys.stdout.isatty() else UNFOLDED
-    return Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
+def _console(file: TextIO | None = None) -> Console:
+    file = file or sys.stdout
+    width = None if file.isatty() else UNFOLDED
+    return Console(file=file, width=width, highlight=False, markup=False, emoji=False)
 
 
 def _size(count: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, Literal
 
 import typer
@@ -32,17 +31,20 @@ def train(
     ] = False,
 ) -> None:
     """Train what a recipe says, or go on where the same run stopped."""
-    _, document = open_recipe(recipe, overrides or ())  # whatever is wrong with a key shows before anything heavy
-    for note in document.notes:
-        print(f"note: {note}", file=sys.stderr)  # noqa: T201
-    from medalign import launch
+    settings, document = open_recipe(
+        recipe, overrides or ()
+    )  # whatever is wrong with a key shows before anything heavy
     from medalign.cli import printing
+
+    for note in document.notes:
+        printing.show_note(note)
+    from medalign import launch
 
     if dry_run:
         printing.show_plan(*launch.dry_run(recipe, overrides or ()))
         return
     result = launch.train(recipe, overrides or ())
-    printing.show_end(result)
+    printing.show_end(result, best=settings.train.best)
     if result.step < result.total_steps:
         raise typer.Exit(1)
 

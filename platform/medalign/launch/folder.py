@@ -26,22 +26,33 @@ FREE = (
 )
 
 
+def check(uri: str, recipe: Mapping[str, Any]) -> bool:
+    """Tell whether this recipe's run is at `uri` already (so it is resumed). Writes nothing.
+
+    Raises:
+        RunError: another recipe's run lives there; the first differing key is named.
+        StorageError: the place cannot be reached.
+    """
+    where = storage.join(uri, "recipe.yaml")
+    if not storage.exists(where):
+        return False
+    for key, old, new in _differences(yaml.safe_load(storage.read_bytes(where)), recipe):
+        raise RunError(
+            f"{uri}: this run was started with {key} = {old!r}, now it is {new!r};"
+            " choose another run.uri, or the same value to resume."
+        )
+    return True
+
+
 def claim(uri: str, recipe: Mapping[str, Any]) -> bool:
     """Make `uri` the folder of this recipe's run; tell whether the run was there already (so it is resumed).
 
     Raises:
-        RunError: another recipe's run lives there; the first differing key is named.
+        RunError: as `check`.
         StorageError: the place cannot be written.
     """
+    is_there = check(uri, recipe)
     where = storage.join(uri, "recipe.yaml")
-    is_there = storage.exists(where)
-    if is_there:
-        before = yaml.safe_load(storage.read_bytes(where))
-        for key, old, new in _differences(before, recipe):
-            raise RunError(
-                f"{uri}: this run was started with {key} = {old!r}, now it is {new!r};"
-                " choose another run.uri, or the same value to resume."
-            )
     storage.write_bytes(where, config.dump_yaml(dict(recipe)).encode())
     known = storage.join(uri, "environment.json")
     started = json.loads(storage.read_bytes(known)).get("started") if storage.exists(known) else None

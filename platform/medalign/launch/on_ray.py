@@ -12,7 +12,7 @@ import ray.train.torch
 
 from medalign import checkpoint, cluster, storage
 from medalign.data import stream
-from medalign.errors import MedAlignError, PlanError
+from medalign.errors import MedAlignError, PlanError, WorkerError
 from medalign.launch.worker import work
 from medalign.plan import RunPlan
 from medalign.recipe import Recipe
@@ -78,7 +78,7 @@ def train_on_ray(recipe: Recipe, plan: RunPlan) -> dict[str, Any]:
             result = trainer.fit()
     except ray.train.TrainingFailedError as error:
         console.close(failed=True)
-        raise cluster.own_error(_first_failure(error), doing="training") from error
+        raise _explain(error) from error
     console.close()
     return result.return_value
 
@@ -138,6 +138,14 @@ def _check_resources(recipe: Recipe) -> None:
             f"train.workers={workers} with train.gpus_per_worker={recipe.train.gpus_per_worker} need more than the"
             f" cluster's {gpus:g} GPUs; lower train.workers, or set train.gpus_per_worker=0 to train on CPUs."
         )
+
+
+def _explain(error: Exception) -> MedAlignError:
+    failure = _first_failure(error)
+    own = cluster.own_error(failure, doing="training")
+    if type(own) is not MedAlignError:
+        return own
+    return WorkerError(f"training failed in a worker ({type(failure).__name__}).", trace=str(error))
 
 
 def _first_failure(error: Exception) -> BaseException:

@@ -80,6 +80,7 @@ def _prepare(name: str, overrides: Sequence[str]) -> tuple[Recipe, RunPlan, tupl
         data=replace(recipe.data, corpus=storage.absolute(recipe.data.corpus)),
     )
     plan = plan_run(seed=settled.run.seed, data=settled.data, train=settled.train, objective=settled.objective)
+    folder.check(settled.run.uri, config.resolve(settled))  # before anything starts
     return settled, plan, tuple(document.notes)
 
 

@@ -1,0 +1,104 @@
+"""The house: its doors, what its folders may hold, what every module may need, and the functions at its front."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from medalign.recipe import open_recipe, shipped
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULES = sorted(
+    ".".join(path.relative_to(base).with_suffix("").parts).removesuffix(".__init__")
+    for base, package in ((ROOT / "platform", "medalign"), (ROOT, "medalign_core"))
+    for path in (base / package).rglob("*.py")
+    if path.name != "__main__.py"
+)
+OPTIONAL = ("mlflow", "wandb", "pydicom", "nibabel", "nilearn", "skimage", "boto3", "deepspeed")
+IMPORT_ALL = f"""
+import importlib, sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {OPTIONAL!r}:
+            raise ModuleNotFoundError(f"{{name}} is blocked", name=name)
+sys.meta_path.insert(0, Blocked())
+for name in {MODULES!r}:
+    importlib.import_module(name)
+from medalign import *
+import medalign
+for name in medalign.__all__:
+    kind = type(getattr(medalign, name)).__name__
+    assert kind == "function", f"medalign.{{name}} is a {{kind}}"
+print(len({MODULES!r}))
+"""
+
+
+@pytest.fixture(scope="module")
+def doors():
+    """The script of `make check`, as a module."""
+    spec = importlib.util.spec_from_file_location("doors", ROOT / "scripts" / "doors.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_third_party_comes_in_by_its_door(doors, capsys):
+    assert doors.main() == 0, capsys.readouterr().out
+
+
+def test_the_door_test_sees_every_way_to_import(doors, tmp_path):
+    for text in ("import ray.train as t", "from ray import train", "def f():\n    from ray.train import Result"):
+        (tmp_path / "sly.py").write_text(text)
+        assert any(name.startswith("ray.train") for name, _ in doors.imports(tmp_path / "sly.py")), text
+
+
+def test_the_door_test_names_file_line_and_door(doors, tmp_path, monkeypatch):
+    platform = tmp_path / "platform" / "medalign"
+    platform.mkdir(parents=True)
+    (tmp_path / "jobs").mkdir()
+    (platform / "sly.py").write_text("import os\nimport ray.data\n")
+    (platform.parent / "__init__.py").touch()
+    (tmp_path / "jobs" / "sly.py").write_text("import torch\n" * 41)
+    monkeypatch.setattr(doors, "ROOT", tmp_path)
+    monkeypatch.setattr(doors, "PLATFORM", platform)
+    monkeypatch.setattr(doors, "DOORS", {"ray.data": (platform / "data",)})
+    faults = [*doors._wrong_doors(), *doors._wrong_jobs(), *doors._packages_that_shadow()]
+    assert faults[0] == "platform/medalign/sly.py:2: imports ray.data; the door is platform/medalign/data"
+    assert faults[1] == "jobs/sly.py: more than 40 lines"
+    assert faults[2].startswith("jobs/sly.py:1: a job imports torch")
+    assert faults[-1].startswith("platform/__init__.py: shadows the standard library's module")
+
+
+@pytest.mark.parametrize("path", [[], ["."], ["platform", "."]])
+def test_the_standard_library_keeps_its_platform_module_at_the_root(path):
+    code = "import platform, uuid; print(platform.system(), platform.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={"PYTHONPATH": ":".join(path), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not done.stdout.split()[-1].startswith(str(ROOT / "platform"))
+
+
+def test_every_module_imports_without_the_extras_and_the_front_holds_functions():
+    assert "medalign.training.engine" in MODULES
+    done = subprocess.run([sys.executable, "-c", IMPORT_ALL], cwd=ROOT, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert int(done.stdout) == len(MODULES) > 80
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_every_shipped_recipe_builds(name):
+    recipe, _ = open_recipe(name, ["data.corpus=corpora/any"])
+    assert recipe.train.global_batch % recipe.train.micro_batch == 0
+    assert recipe.objective.graph_size == 16
+
+
+def test_the_shipped_recipes_are_these():
+    assert shipped() == ["lvm_med/resnet50", "lvm_med/tiny_cpu", "lvm_med/vit_b16"]
