@@ -23,6 +23,7 @@ set_from_pip() { # the variable of uv, the variable of pip, the key in pip's fil
 set_from_pip SSL_CERT_FILE PIP_CERT cert
 set_from_pip UV_DEFAULT_INDEX PIP_INDEX_URL index-url
 set_from_pip UV_FIND_LINKS PIP_FIND_LINKS find-links
+if [ -s /etc/ssl/certs/ca-certificates.crt ]; then export UV_SYSTEM_CERTS=1; fi # may know a company's own authority
 install() { .venv/bin/uv pip install --quiet --python .venv/bin/python "$@"; }
 install -c constraints.txt --build-constraints constraints.txt -e '.[demo,medical,s3,dev]'
 # Pictures only: see the file's head.
