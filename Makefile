@@ -35,7 +35,7 @@ bench-memory: setup  ## memory of a run as its corpus grows tenfold
 	@$(PYTHON_BIN)/python bench/memory.py
 
 bench-probes: setup  ## what pretraining brings on two real sets, over seeds
-	@$(PYTHON_BIN)/python bench/probes.py
+	@$(PYTHON_BIN)/python bench/probes.py --data "$${DATA:?give DATA=FOLDER, see bench/probes.py}"
 
 clean:  ## runs, corpora and caches of this checkout
 	rm -rf runs corpora .pytest_cache .ruff_cache .mypy_cache
