@@ -44,7 +44,7 @@ _STYLE: dict[Any, Any] = {
 class Canvas:
     """A figure with one pair of axes in the page's style, while its `with` block lasts; `svg` ends it."""
 
-    def __init__(self, name: str, *, width: float = 4.3, height: float = 2.5) -> None:
+    def __init__(self, name: str, *, width: float = 3.4, height: float = 2.1) -> None:
         self.name, self._size = name, (width, height)
         self._style = rc_context({**_STYLE, "svg.hashsalt": name})
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from medalign.reports.run_files import Matching
 
-_CELL, _GAP, _SPAN = 56, 6, 190  # pixels: a thumbnail, the space between two, the space the lines cross
+_CELL, _GAP, _SPAN = 48, 4, 420  # pixels: a thumbnail, the space between two, the space the lines cross
 _THUMBNAIL = 96  # stored twice as large as drawn on a small screen, for sharp ones
 _SQUARE = 16  # a cell of the affinity table
 
