@@ -13,9 +13,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("medalign_core", "platform/medalign", "jobs", "cluster", "bench", "scripts")
-SUFFIXES = (".py", ".yaml", ".sh", ".j2", ".html", ".css")
 BEGIN, END = "<!-- tree -->\n```\n", "```\n<!-- /tree -->"
-WIDTH = 96
+WIDTH = 110
 
 
 def main() -> int:
@@ -41,7 +40,7 @@ def _folder(path: Path, name: str, depth: int) -> list[str]:
     for entry in sorted(path.iterdir(), key=lambda p: (p.is_dir(), p.name)):
         if entry.is_dir() and entry.name != "__pycache__":
             lines += _folder(entry, entry.name, depth + 1)
-        elif entry.suffix in SUFFIXES and entry.name != "__init__.py":
+        elif entry.is_file() and entry.name != "__init__.py" and not entry.name.startswith("."):
             lines.append(_line(entry.name, _first_words(entry), depth + 1))
     return lines
 
@@ -50,8 +49,9 @@ def _line(name: str, words: str, depth: int) -> str:
     start = f"{'  ' * depth}{name}".ljust(30) + " "
     room = WIDTH - len(start)
     if len(words) > room:  # end with a clause, or else with a word
-        clauses = [m.start() for m in re.finditer(r"[,;:] | -> ", words[: room + 1]) if m.start() > 16]
-        words = words[: clauses[-1]] if clauses else words[: room - 4].rsplit(" ", 1)[0] + " ..."
+        clauses = [words[: m.start()] for m in re.finditer(r"[,;:] | -> ", words[: room + 2]) if m.start() > room // 3]
+        whole = [clause for clause in clauses if clause.count("(") == clause.count(")")]
+        words = whole[-1] if whole else words[: room - 4].rsplit(" ", 1)[0] + " ..."
     return f"{start}{words}".rstrip() + "\n"
 
 
@@ -61,8 +61,8 @@ def _first_words(path: Path) -> str:
     if path.suffix == ".py":
         said = ast.get_docstring(ast.parse(text)) or ""
     else:
-        said = next((m.group(1) for m in re.finditer(r"^(?:#|\{#|<!--|/\*)\s*([^!\s].*)$", text, re.M)), "")
-    return re.split(r"(?<=[.;])\s|\n", said.strip(), maxsplit=1)[0].rstrip(".;:")
+        said = next((m.group(1) for m in re.finditer(r"^(?:#|\{#|/\*)\s*([^!\s].*?)(?:#\}|\*/)?$", text, re.M)), "")
+    return re.split(r"(?<=\.)\s(?=[A-Z])|\n", said.strip(), maxsplit=1)[0].rstrip(".;:")
 
 
 if __name__ == "__main__":
