@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
 def train(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or a name of `medalign recipes`.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[key=value]...", help="Laid over the recipe: train.steps=100")
+        list[str] | None, typer.Argument(metavar="key=value", help="Laid over the recipe: train.steps=100")
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved plan; start and write nothing.")
@@ -59,7 +59,10 @@ def evaluate(
         str, typer.Option(help="Seeds of the untrained encoders beside it, e.g. 0,1,2; the run's own if not given.")
     ] = "",
 ) -> None:
-    """Probe a run's frozen encoder, beside the same one untrained and beside raw pixels."""
+    """Probe a run's frozen encoder on a labelled corpus.
+
+    Beside it stand the same encoder untrained, and raw pixels.
+    """
     wanted = _integers(seeds, "--seeds") if seeds else None
     from medalign.cli.printing import show_scores
     from medalign.evaluation.task import evaluate as probe
@@ -68,7 +71,7 @@ def evaluate(
 
 
 def report(run: Run) -> None:
-    """Write a run's page, one HTML file that holds everything it shows."""
+    """Write a run's page, one HTML file."""
     from medalign.reports.page import report as write
 
     typer.echo(write(run))
