@@ -115,14 +115,11 @@ class Engine:
 
     def optimizer_keys(self) -> list[str]:
         """Return the optimizer's per-parameter tensors, e.g. exp_avg; empty before the first step."""
-        states = self._basic.state.values()
-        first: Mapping[str, Any] = next(iter(states), {})
-        return sorted(key for key, value in first.items() if torch.is_tensor(value) and key != "step")
+        return sorted(key for key, value in self._first_state().items() if torch.is_tensor(value) and key != "step")
 
     def optimizer_step(self) -> int:
         """Return the number of applied optimizer steps (Adam's bias correction counts them)."""
-        first: Mapping[str, Any] = next(iter(self._basic.state.values()), {})
-        return int(first.get("step", 0))
+        return int(self._first_state().get("step", 0))
 
     def gather(self, name: str) -> dict[str, Tensor]:
         """Return one parameter's full fp32 weight and optimizer tensors. Collective: every rank calls it in order."""
@@ -159,9 +156,14 @@ class Engine:
             self._engine.optimizer._lazy_init_hp_params_optimizer_state()
         self._is_linked = True
 
+    def _first_state(self) -> Mapping[str, Any]:
+        """Return the optimizer's state of the first parameter that has one: one without a gradient never gets it."""
+        return next((state for state in self._basic.state.values() if state), {})
+
     def _get(self, parameter: nn.Parameter, key: str | None) -> Tensor:
         if self._guard:
-            return parameter if key is None else self._basic.state[parameter][key]
+            own = self._basic.state.get(parameter, {})
+            return parameter if key is None else own.get(key, torch.zeros_like(parameter))
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
         value = safe_get_full_fp32_param(parameter) if key is None else safe_get_full_optimizer_state(parameter, key)
@@ -215,6 +217,15 @@ class Engine:
             gradient = parameter.grad if self._guard else safe_get_full_grad(parameter)
             if gradient is not None:
                 yield name, gradient.detach().float().reshape(self.shapes()[name])
+
+
+def end_process_group() -> None:
+    """End the process group, also in DeepSpeed's memory: a later engine of this process would use the dead one."""
+    comm = _deepspeed().comm
+    if comm.is_initialized():
+        comm.destroy_process_group()
+    else:  # no engine was built
+        dist.destroy_process_group()
 
 
 class _Guard:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 
 from medalign import checkpoint
 from medalign.checkpoint import TrainState
-from medalign.errors import NonFiniteError, OrderError
+from medalign.errors import NonFiniteError, OrderError, PlanError
 from medalign.tracking import Trackers
 from medalign.training.averages import Averages
 from medalign.training.clock import Clock
@@ -162,8 +163,10 @@ class Loop:
 
     def _keep_best(self, state: TrainState, values: dict[str, float]) -> TrainState:
         name = self._plan.settings.best
+        if name.removeprefix("-") not in values:
+            raise PlanError(f"train.best={name}: a validation has no such figure; it has: {', '.join(sorted(values))}.")
         figure = values[name.removeprefix("-")] * (-1 if name.startswith("-") else 1)
-        if state.best is not None and not figure > state.best:
+        if not math.isfinite(figure) or (state.best is not None and figure <= state.best):
             return state
         state = replace(state, best=figure)
         uri = self._save(state)

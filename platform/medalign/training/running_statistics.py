@@ -7,7 +7,7 @@ global index, into one running copy:  running <- (1 - momentum) running + moment
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
@@ -19,18 +19,20 @@ class RunningStatistics:
     """The one running copy of every BatchNorm's statistics in a module, in fp32 and the module's order."""
 
     def __init__(self, module: nn.Module) -> None:
-        self._layers: list[tuple[str, Any]] = [
+        self._layers = [
             (name, layer)
             for name, layer in module.named_modules()
             if isinstance(layer, _BatchNorm) and layer.running_mean is not None
         ]
         for _, layer in self._layers:  # CPU kernels want buffers of the weights' dtype; the running copy stays fp32
             if layer.weight is not None:
-                layer.running_mean, layer.running_var = (
-                    b.to(layer.weight.dtype) for b in (layer.running_mean, layer.running_var)
-                )
-        self._momenta = [0.1 if layer.momentum is None else layer.momentum for _, layer in self._layers]
+                for part in ("running_mean", "running_var"):
+                    setattr(layer, part, getattr(layer, part).to(layer.weight.dtype))
+        momenta = [0.1 if layer.momentum is None else layer.momentum for _, layer in self._layers]
+        sizes = [2 * layer.num_features for _, layer in self._layers]
         self._running = self._read()
+        self._momentum = torch.tensor(momenta).repeat_interleave(torch.tensor(sizes, dtype=torch.long))
+        self._momentum = self._momentum.to(self._running)
         self._seen: list[tuple[int, Tensor]] = []
         for _, layer in self._layers:
             layer.momentum = 1.0
@@ -50,9 +52,8 @@ class RunningStatistics:
         self._seen.clear()
         if dist.is_initialized() and dist.get_world_size() > 1:
             dist.all_reduce(table)
-        momentum = self._spread(torch.tensor(self._momenta))
         for values in table:
-            self._running = (1 - momentum) * self._running + momentum * values
+            self._running = (1 - self._momentum) * self._running + self._momentum * values
         self.write()
 
     def discard(self) -> None:
@@ -62,35 +63,35 @@ class RunningStatistics:
 
     def write(self) -> None:
         """Put the running copy into the layers: what evaluation and checkpoints see."""
-        offset = 0
-        for _, layer in self._layers:
-            for buffer in (layer.running_mean, layer.running_var):
-                buffer.copy_(self._running[offset : offset + buffer.numel()])
-                offset += buffer.numel()
+        for (_, buffer), (_, values) in zip(self._buffers(), self._parts(), strict=True):
+            buffer.copy_(values)
 
     def state(self) -> dict[str, Tensor]:
         """Return the running copy as named fp32 tensors, keyed like the module's own buffers."""
-        tensors, offset = {}, 0
-        for name, layer in self._layers:
-            for part in ("running_mean", "running_var"):
-                size = getattr(layer, part).numel()
-                tensors[f"{name}.{part}"] = self._running[offset : offset + size].clone()
-                offset += size
-        return tensors
+        return {name: values.clone() for name, values in self._parts()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Set the running copy from `state()`'s tensors."""
         if self._layers:
-            names = [f"{name}.{part}" for name, _ in self._layers for part in ("running_mean", "running_var")]
-            self._running = torch.cat([tensors[name].flatten().float() for name in names]).to(self._running.device)
+            values = [tensors[name].flatten().float() for name, _ in self._buffers()]
+            self._running = torch.cat(values).to(self._running.device)
             self.write()
 
     def _read(self) -> Tensor:
-        parts = [
-            b.detach().flatten().float() for _, layer in self._layers for b in (layer.running_mean, layer.running_var)
-        ]
-        return torch.cat(parts) if parts else torch.zeros(0)
+        values = [buffer.detach().flatten().float() for _, buffer in self._buffers()]
+        return torch.cat(values) if values else torch.zeros(0)
 
-    def _spread(self, per_layer: Tensor) -> Tensor:
-        sizes = torch.tensor([2 * layer.running_mean.numel() for _, layer in self._layers])
-        return per_layer.repeat_interleave(sizes).to(self._running.device)
+    def _buffers(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the layers' own buffers, by name."""
+        for name, layer in self._layers:
+            assert layer.running_mean is not None
+            assert layer.running_var is not None
+            yield f"{name}.running_mean", layer.running_mean
+            yield f"{name}.running_var", layer.running_var
+
+    def _parts(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the running copy's parts, by the buffers' names."""
+        offset = 0
+        for name, buffer in self._buffers():
+            yield name, self._running[offset : offset + buffer.numel()]
+            offset += buffer.numel()

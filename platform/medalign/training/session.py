@@ -40,18 +40,26 @@ def process_group(rank: int = 0, world: int = 1, *, store: str | None = None) ->
     before = {name: os.environ.get(name) for name in (*wanted, "DS_ACCELERATOR")}
     os.environ.update(wanted)
     set_accelerator()
-    with tempfile.TemporaryDirectory() as folder:
-        where = Path(store or folder) / "store"
-        dist.init_process_group("gloo", init_method=f"file://{where}", rank=rank, world_size=world)
-        try:
-            yield
-        finally:
-            dist.destroy_process_group()
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            where = Path(store or folder) / "store"
+            dist.init_process_group("gloo", init_method=f"file://{where}", rank=rank, world_size=world)
+            try:
+                yield
+            finally:
+                _end_process_group()
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _end_process_group() -> None:
+    from medalign.training.engine import end_process_group
+
+    end_process_group()
 
 
 def set_accelerator() -> None:
