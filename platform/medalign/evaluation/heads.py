@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 
 _BLOCK = 1024  # test rows whose similarities are held at once
 
@@ -51,7 +52,8 @@ def logistic(
         train, test = train @ basis, test @ basis
     found, unconverged = np.zeros((len(penalties), len(test), classes)), []
     for place, penalty in enumerate(penalties):
-        with warnings.catch_warnings(record=True) as caught:
+        # one thread: L-BFGS takes thousands of small products, whose threads spin against each other on a busy machine
+        with warnings.catch_warnings(record=True) as caught, threadpool_limits(limits=1):
             warnings.simplefilter("always", ConvergenceWarning)
             model = LogisticRegression(C=penalty, max_iter=iterations).fit(train, labels)
         if any(issubclass(warning.category, ConvergenceWarning) for warning in caught):
