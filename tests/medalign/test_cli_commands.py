@@ -154,7 +154,7 @@ def test_a_corpus_is_shown_with_a_contact_sheet_and_nothing_folds(corpus, capsys
     out, _ = capsys.readouterr()
     assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
     assert not [line for line in out.splitlines() if line != line.rstrip()]
-    assert "boxes     list<item: struct<label: string, left: float, top: float, right: float, bottom: float>>" in out
+    assert "boxes      list<item: struct<label: string, left: float, top: float, right: float, bottom: float>>" in out
     assert re.search(r"^across +32 +16 +16$", out, re.MULTILINE)
     assert out.splitlines()[-1] == f"128 rows, 2 classes: {corpus}"
 

@@ -103,7 +103,7 @@ def test_ray_data_delivers_the_plain_stream_to_fast_and_slow_ranks(corpus: str, 
     for reader in readers:
         reader.start()
     for reader in readers:
-        reader.join(timeout=100)
+        reader.join(timeout=240)
     for rank in range(world):
         expected = list(stream.plain(rank, start=span[0], stop=span[1]))
         assert len(found[rank]) == len(expected) == 6 * -(-3 // world)
