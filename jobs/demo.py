@@ -18,7 +18,7 @@ def main() -> None:
     manifest = prepare("packages", format="packaged", out=CORPUS, name="demo")
     print("     " + ", ".join(f"{name} {split.rows} images" for name, split in manifest.splits.items()))
     print("2/4  pretraining", flush=True)
-    train("lvm_med/tiny_cpu", [f"data.corpus={CORPUS}", f"run.uri={RUN}", "train.validate_every=50"])
+    train("lvm_med/tiny_cpu", [f"data.corpus={CORPUS}", f"run.uri={RUN}", "train.steps=300", "train.validate_every=50"])
     print("3/4  probing the frozen encoder", flush=True)
     result = evaluate(RUN, corpus=CORPUS, seeds=[0, 1, 2])
     print("\n".join(f"     {line}" for line in result.lines()))
