@@ -53,6 +53,8 @@ def cluster():
         "--disable-usage-stats",
     ]
     start += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--object-store-memory=300000000"]
+    # without a port of its own the agent of a second cluster on a machine stays deaf, and no job can be submitted
+    start += [f"--dashboard-agent-listen-port={free_port()}", f"--ray-client-server-port={free_port()}"]
     log = open(Path(folder, "start.log"), "w")
     head = subprocess.Popen([*start, f"--temp-dir={folder}"], env=environment, stdout=log, stderr=log)
     try:
@@ -75,15 +77,22 @@ def cluster():
 def submit(cluster, *entrypoint):
     """Submit from the checkout and wait for the end; return what `ray job submit` did."""
     command = [BIN / "ray", "job", "submit", "--working-dir", ".", "--runtime-env", "cluster/runtime_env.yaml", "--"]
-    return subprocess.run(
-        [*command, *entrypoint],
-        cwd=ROOT,
-        env=cluster,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-    )
+    deadline = time.monotonic() + 120
+    while True:
+        done = subprocess.run(
+            [*command, *entrypoint],
+            cwd=ROOT,
+            env=cluster,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=300,
+        )
+        # a cluster that has just started says so until its agent is up
+        is_early = any(text in done.stdout for text in ("No available agent", "Failed to connect to Ray"))
+        if not is_early or time.monotonic() > deadline:
+            return done
+        time.sleep(2)
 
 
 def test_a_submitted_job_trains_with_the_code_it_was_submitted_with(cluster, tmp_path):
