@@ -82,20 +82,17 @@ def show_end(result: TrainResult, *, best: str) -> None:
 
 def show_scores(result: EvaluationResult) -> None:
     """Print an evaluation: every score with its interval beneath, the comparisons, what to know about them."""
-    table = _table("head", "encoder", "seed", *METRICS.values())
+    table = _table("head", "encoder", "seed", *METRICS.values(), left=2)
     for score in sorted(result.scores, key=lambda score: score.head != "logistic"):
         cells = (_cell(score, metric) for metric in METRICS)
         table.add_row(score.head, score.method, str(score.seed), *cells)
     _show(table)
-    for c in result.comparisons:
-        kind = f"{METRICS[c.metric]}, {c.head}: {c.method} - {c.against}"
-        p_value = f"p = {c.adjusted:.3f}" if c.adjusted >= 0.001 else "p < 0.001"
-        spread = f"{c.difference.estimate:+.3f} ({c.difference.low:+.3f} to {c.difference.high:+.3f})"
-        _line(f"{c.role}: {kind} = {spread}, {p_value}: {c.verdict}")
+    if result.comparisons:
+        _show(_comparison_table(result))
     for note in result.notes:
-        _line(f"note: {note}")
-    groups = result.groups.get("test", 0)
-    _line(f"{result.level:.0%} intervals over {groups:,} groups of {result.rows.get('test', 0):,} test images:")
+        _words(f"note: {note}")
+    groups, images = result.groups.get("test", 0), result.rows.get("test", 0)
+    _words(f"{result.level:.0%} intervals; {images:,} test images of {groups:,} groups")
     _line(result.uri)
 
 
@@ -116,6 +113,16 @@ def _class_table(corpus: Summary) -> Table:
     return table
 
 
+def _comparison_table(result: EvaluationResult) -> Table:
+    table = _table(METRICS[result.comparisons[0].metric], "head", "difference", "p", "verdict", left=2)
+    for c in sorted(result.comparisons, key=lambda c: c.role != "primary"):
+        mark = "\n(primary)" if c.role == "primary" else ""
+        spread = f"{c.difference.estimate:+.3f}\n{c.difference.low:+.2f} to {c.difference.high:+.2f}"
+        p_value = f"{c.adjusted:.3f}" if c.adjusted >= 0.001 else "< 0.001"
+        table.add_row(f"{c.method} - {c.against}{mark}", c.head, spread, p_value, c.verdict)
+    return table
+
+
 def _cell(score: Score, metric: str) -> str:
     found = score.metrics[metric]
     if not math.isfinite(found.estimate):
@@ -128,10 +135,10 @@ def _short(share: float) -> str:
     return f"{share:.2f}".removeprefix("0")
 
 
-def _table(*columns: str) -> Table:
+def _table(*columns: str, left: int = 1) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left")
+        table.add_column(column, justify="left" if number < left else "right")
     return table
 
 
@@ -164,6 +171,11 @@ def _show(table: Table) -> None:
 def _line(text: str) -> None:
     """Print words; what a user copies, a path or a URI, is never broken."""
     _console().print(text, soft_wrap=True)
+
+
+def _words(text: str) -> None:
+    """Print a sentence, which a terminal may break between words."""
+    _console().print(text)
 
 
 def _console(file: TextIO | None = None) -> Console:

@@ -32,7 +32,7 @@ class Console:
         self._bar = None
         if self._console.is_terminal and not self._console.is_dumb_terminal:
             self._bar = _bar(self._console, total_steps)
-            self._task = self._bar.add_task("training", total=total_steps, completed=step, numbers="")
+            self._task = self._bar.add_task("training", total=total_steps, completed=step, numbers="starting")
             self._bar.start()
 
     def log(self, step: int, values: Mapping[str, float], *, kind: Kind = "train") -> None:
