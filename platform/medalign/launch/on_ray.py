@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import threading
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import ray
@@ -73,14 +77,29 @@ def train_on_ray(recipe: Recipe, plan: RunPlan) -> dict[str, Any]:
         run_config=_run_config(recipe),
     )
     console = Console(total_steps=plan.total_steps, step=_steps_done(recipe), log_every=recipe.tracking.log_every)
+    ended = False
     try:
-        with follow(recipe.run.uri, console):
+        with follow(recipe.run.uri, console), _interrupts():
             result = trainer.fit()
+        ended = True
     except ray.train.TrainingFailedError as error:
-        console.close(failed=True)
         raise _explain(error) from error
-    console.close()
+    finally:
+        console.close(failed=not ended)
     return result.return_value
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[None]:
+    """Make Ctrl-C what it is everywhere: KeyboardInterrupt. Ray Train's own handler aborts the run, then exits."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as ending:
+        raise KeyboardInterrupt from ending
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)  # it would stay for the rest of the process
 
 
 def _train_one_rank(config: dict[str, Any]) -> dict[str, Any]:
