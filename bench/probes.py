@@ -1,6 +1,6 @@
 """What LVM-Med pretraining brings on two real labelled sets, over seeds: prepare -> train -> evaluate -> pool.
 
-python bench/probes.py --data FOLDER [--seeds 0,1,2] [--out runs/probes] [key=value ...]
+python bench/probes.py --data FOLDER [--seeds 0,1,2] [--sets site_a,bccd_crops] [--out runs/probes] [key=value ...]
 
 FOLDER holds `chest_xray_two_sites/site_a` (class folders below train and test) and `bccd` (VOC annotations). For each
 set the committed recipe lvm_med/tiny_cpu is trained once per seed, then the frozen encoder is probed beside the same
@@ -27,12 +27,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--sets", default="site_a,bccd_crops")
     parser.add_argument("--out", default="runs/probes")
     parser.add_argument("overrides", nargs="*", help="laid over the recipe")
     arguments = parser.parse_args()
     seeds = [int(seed) for seed in arguments.seeds.split(",")]
     ensure_ray(dashboard=True)
-    for name, corpus in _prepare(Path(arguments.data), Path(arguments.out)).items():
+    corpora = _prepare(Path(arguments.data), Path(arguments.out))
+    for name in arguments.sets.split(","):
+        corpus = corpora[name]
         runs = [_one_run(name, corpus, Path(arguments.out), seed, arguments.overrides) for seed in seeds]
         pooled = pool(runs, evaluation=f"{name}-probe", out=f"{runs[0]}/evaluations/{name}-pooled")
         print(f"\n{name}: {len(seeds)} seeds", *pooled.lines(), sep="\n  ", flush=True)

@@ -51,11 +51,13 @@ def logistic(
         basis = np.linalg.svd(train, full_matrices=False)[2].T  # (D, N)
         train, test = train @ basis, test @ basis
     found, unconverged = np.zeros((len(penalties), len(test), classes)), []
-    for place, penalty in enumerate(penalties):
+    model = LogisticRegression(max_iter=iterations, warm_start=True)  # along a rising C each fit starts near its end
+    for place in np.argsort(penalties):
+        penalty = penalties[place]
         # one thread: L-BFGS takes thousands of small products, whose threads spin against each other on a busy machine
         with warnings.catch_warnings(record=True) as caught, threadpool_limits(limits=1):
             warnings.simplefilter("always", ConvergenceWarning)
-            model = LogisticRegression(C=penalty, max_iter=iterations).fit(train, labels)
+            model.set_params(C=penalty).fit(train, labels)
         if any(issubclass(warning.category, ConvergenceWarning) for warning in caught):
             unconverged.append(penalty)
         found[place][:, model.classes_] = model.predict_proba(test)
