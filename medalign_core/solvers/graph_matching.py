@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -26,17 +27,23 @@ class MatchingResult:
     """What the solver found for each of G problems.
 
     Attributes:
-        matching: (G, N), node matching[i] of t for each node i of s: always a permutation.
+        matching: (G, N), node matching[i] of t for each node i of s: always a permutation, or in the partial mode an
+            injection of the nodes that are matched, with -1 at the others.
         objective: (G,), F of it (see MatchingProblem); nan where the problem FAILED.
         status: (G,), a Status each. CONVERGED: no pair swap improves the matching. It is a local optimum; there is no
             certificate that it is the best.
         iterations: (G,), linear assignments solved, over all starts.
+        backend: which path ran, "numpy", "compiled", "pylibmgm" or "pygmtools".
+        trace: in the anytime mode, for each problem (R, 2): seconds since its start and the objective first reached
+            then, rising; else empty.
     """
 
     matching: Int[np.ndarray, "G N"]
     objective: Float[np.ndarray, " G"]
     status: Int[np.ndarray, " G"]
     iterations: Int[np.ndarray, " G"]
+    backend: str = "numpy"
+    trace: tuple[Float[np.ndarray, "R 2"], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +59,21 @@ class GraphMatching:
         steps: Frank-Wolfe steps per start, >= 1.
         starts: how many starts, >= 1.
         second_order: False leaves the linear assignment, exactly.
+        partial: True lets nodes stay unmatched, at 0: every row and column of the matching sums to at most 1.
+        backend: "auto" takes "compiled" where numba can be imported, else "numpy"; "pylibmgm" and "pygmtools" are for
+            comparison and must be installed.
+        time_budget: seconds a problem for the anytime mode, which kicks, climbs and fuses until then; None for none.
+        threads: how many problems at a time.
     """
 
     edge_weight: float = 1.0
     steps: int = 20
     starts: int = 8
     second_order: bool = True
+    partial: bool = False
+    backend: Literal["auto", "numpy", "compiled", "pylibmgm", "pygmtools"] = "auto"
+    time_budget: float | None = None
+    threads: int = 1
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.edge_weight) and self.edge_weight >= 0):
@@ -67,6 +83,10 @@ class GraphMatching:
 
     def __call__(self, problem: MatchingProblem) -> MatchingResult:
         """Solve a batch. Problems with non-finite affinities fall back to the assignment and are marked FAILED."""
+        if self.partial:
+            full = replace(self, partial=False)(_with_dummies(problem))
+            found = full.matching[:, : problem.size]
+            return replace(full, matching=np.where(found < problem.size, found, -1))
         order = None if problem.order is None else _order_of_valid(problem)
         shuffled = problem if order is None else _reorder(problem, order)
         failed = _not_finite(shuffled)
@@ -85,7 +105,7 @@ class GraphMatching:
         return replace(result, matching=np.take_along_axis(order, result.matching, axis=1))
 
     def _is_quadratic(self, problem: MatchingProblem) -> bool:
-        return self.second_order and self.edge_weight > 0 and problem.edge_affinity.size > 0
+        return self.second_order and self.edge_weight > 0 and problem.edges_s.size > 0 and problem.edges_t.size > 0
 
     def _assignment(self, calculus: Calculus) -> MatchingResult:
         matching = assign(calculus.unary)
@@ -160,19 +180,19 @@ def _not_finite(problem: MatchingProblem) -> np.ndarray:
     """Return where sums of the affinities would not stay finite either."""
     with np.errstate(over="ignore", invalid="ignore"):
         total = np.abs(problem.vertex_affinity.astype(np.float64)).sum(axis=(1, 2))
-        total = total + np.abs(problem.edge_affinity.astype(np.float64)).sum(axis=(1, 2))
+        total = total + np.abs(problem.dense_edge_affinity().astype(np.float64)).sum(axis=(1, 2))
         return ~np.isfinite(total * 16.0 * problem.size)
 
 
 def _without_non_finite(problem: MatchingProblem, failed: np.ndarray) -> MatchingProblem:
     """Return the problem with failed members reduced to an assignment over the entries that are usable."""
-    vertex, edge = problem.vertex_affinity.copy(), problem.edge_affinity.copy()
+    vertex, edge = problem.vertex_affinity.copy(), problem.dense_edge_affinity().copy()
     edge[failed] = 0.0
     for g in np.flatnonzero(failed):
         usable = np.isfinite(vertex[g]) & (np.abs(np.nan_to_num(vertex[g])) < 1e100)
         lowest = vertex[g][usable].min() - 1.0 if usable.any() else 0.0
         vertex[g] = np.where(usable, vertex[g], lowest)
-    return replace(problem, vertex_affinity=vertex, edge_affinity=edge)
+    return replace(problem, vertex_affinity=vertex, edge_affinity=edge, edge_features_s=None, edge_features_t=None)
 
 
 def _shuffle_valid(keys: np.ndarray, valid: np.ndarray) -> np.ndarray:
@@ -182,3 +202,15 @@ def _shuffle_valid(keys: np.ndarray, valid: np.ndarray) -> np.ndarray:
         nodes = np.flatnonzero(kept)
         row[nodes] = nodes[np.argsort(key[nodes], kind="stable")]
     return matching
+
+
+def _with_dummies(problem: MatchingProblem) -> MatchingProblem:
+    """Return the full problem of twice the size whose solutions are the partial matchings."""
+    size = problem.size
+    pad, tail = ((0, 0), (0, size)), np.arange(size, 2 * size)
+    return replace(
+        problem,
+        vertex_affinity=np.pad(problem.vertex_affinity, (*pad, (0, size))),
+        valid=None if problem.valid is None else np.pad(problem.valid, pad, constant_values=True),
+        order=None if problem.order is None else np.hstack([problem.order, np.tile(tail, (len(problem.order), 1))]),
+    )
