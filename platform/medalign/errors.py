@@ -9,7 +9,8 @@ MedAlignError
     RunError           a run that is missing, or that another recipe already owns
     PlanError          a plan that cannot work: batches that do not divide, no CPU left for data
   OrderError           a micro-batch arrived out of turn: stop rather than train on the wrong data
-  CheckpointError      a checkpoint that is incomplete or does not fit
+  CheckpointError      a checkpoint that is incomplete, damaged or does not fit
+  DiskFullError        no room to write; exit code 74, as sysexits.h has it for input and output
   NonFiniteError       a non-finite loss or gradient under the policy `stop`
   WorkerError          an exception that is not ours ended training; it carries the worker's traceback
   FrozenError          an encoder that must stay frozen changed while it was evaluated
@@ -59,7 +60,13 @@ class OrderError(MedAlignError):
 
 
 class CheckpointError(MedAlignError):
-    """A checkpoint that is incomplete or does not fit the model."""
+    """A checkpoint that is incomplete, damaged, or does not fit the model."""
+
+
+class DiskFullError(MedAlignError):
+    """No room to write; the message names the bytes needed and the bytes free."""
+
+    exit_code = 74
 
 
 class NonFiniteError(MedAlignError):
