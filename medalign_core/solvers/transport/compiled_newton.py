@@ -1,0 +1,286 @@
+"""Newton's method on the smaller side's potential, one problem in each lane: the compiled forward.
+
+The dual and its elimination are described at `solve` in compiled.py. What is done here, per problem and with x = g / eps:
+
+1. The common shift of x has a closed form (both masses agree at the optimum), so it is never iterated on: marginals are
+   compared after normalisation, G_n = log(target_n / sum target) - log(c_n / sum c). At large rho that is the slow mode.
+2. The step solves (I - tau_a tau_b S) y = tau_b G, S the row-stochastic matrix of the fixed point's Jacobian; its
+   midrange is removed (a shift) and its length capped, which lets small epsilon converge in few steps.
+3. A step is halved until the L1 error of the marginals falls. Where a column's mass is off by more than e^20 a plain
+   fixed-point sweep is taken instead. When |x| grows, it is absorbed into the kernel.
+
+A problem that has stopped keeps its x: evaluating it again with its neighbours gives the same bits.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, no_type_check
+
+from numba import njit
+
+from medalign_core.solvers.transport.compiled_functions import exp, log
+from medalign_core.solvers.transport.compiled_kernels import (
+    ABSORBED,
+    BASE,
+    COLUMN_SUM,
+    FAR,
+    GAP,
+    MARGINAL,
+    MASS,
+    RIGHT,
+    ROW_SUM,
+    SCALED,
+    STEP,
+    TARGET,
+    TINY,
+    TOP,
+    WEIGHT,
+    B,
+    X,
+    build_kernel,
+    solve_curvature,
+    sum_rows_and_columns,
+    weigh_products,
+)
+from medalign_core.solvers.transport.compiled_lanes import (
+    any_lane,
+    fma,
+    load,
+    maximum,
+    minimum,
+    select,
+    splat,
+    store,
+)
+from medalign_core.solvers.transport.compiled_transpose import gather, scatter
+
+CONVERGED, STALLED, LIMIT, FAILED = range(4)
+LONGEST = 6.0  # of a step, in units of epsilon, from the middle
+SWEEP = 20.0  # a log ratio of masses beyond which a sweep is taken
+ABSORB = 10.0  # of x, beyond which float32 resolves its exponential too coarsely
+HALVINGS = 12.0
+
+
+class Problems(NamedTuple):
+    """The batch: cost (P, M N); a (P, M) or (1, M); b (P, N) or (1, N)."""
+
+    cost: Any
+    a: Any
+    b: Any
+
+
+class Answers(NamedTuple):
+    """What is written: f (P, M), g (P, N), plan (P, M N) or (0, M N) for none; residual, iterations, status (P, 1)."""
+
+    f: Any
+    g: Any
+    plan: Any
+    residual: Any
+    iterations: Any
+    status: Any
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def solve_blocks(problems, answers, work, constants, first_block, last_block):
+    """Solve the problems of the blocks first_block, ..., last_block - 1."""
+    for block in range(first_block, last_block):
+        _solve_block(problems, answers, work, constants, block * work.lanes)
+
+
+@njit(nogil=True)
+@no_type_check
+def _solve_block(problems, answers, work, constants, first):
+    n, p = work.n, work.padded
+    gather(problems.b, first, work.columns, B * p, work.lanes)
+    zero = splat(work.rows, 0.0)
+    for j in range(p):
+        store(work.columns, X * p + j, zero)
+        store(work.columns, ABSORBED * p + j, zero)
+        store(work.columns, SCALED * p + j, zero)
+    lift = _read_kernel(problems, work, constants, first)
+    last, residual, iterations = zero + FAR, zero, zero  # `last` is the error at BASE: FAR where any step is taken
+    halvings, status = zero, zero + LIMIT
+    active = zero < 1.0
+    step = 0
+    while True:
+        sum_rows_and_columns(work, constants)
+        error, mass, log_ratio, row_scale = _compare(work, constants, lift)
+        converged = active & (error <= constants.tolerance)
+        open_ = active & ~converged
+        better = error < last
+        floor = mass * constants.floor
+        stalled = open_ & ((error <= floor) & ~(error < last * 0.5) | ~better & (halvings > HALVINGS))
+        failed = open_ & (error != error)
+        stop = stalled | failed
+        if step >= constants.max_iterations:
+            stop = open_
+        back = stop & (last < error)
+        status = select(converged, CONVERGED, select(stalled, STALLED, select(failed, FAILED, status)))
+        residual = select(active, select(back, last, error), residual)
+        iterations = select(active, zero + step, iterations)
+        active = open_ & ~stop
+        advance, retreat = active & better, active & ~better
+        if any_lane(back):
+            for j in range(n):
+                x = select(back, load(work.columns, BASE * p + j), load(work.columns, X * p + j))
+                store(work.columns, X * p + j, x)
+        if not any_lane(active):
+            if any_lane(back):
+                sum_rows_and_columns(work, constants)
+                error, mass, log_ratio, row_scale = _compare(work, constants, lift)
+            break
+        if any_lane(advance):
+            swept = _direction(work, constants)
+            last = select(advance, select(swept, FAR, error), last)
+        halvings = select(retreat, halvings + 1.0, 0.0)
+        if _move(work, constants, (active, advance, retreat)):
+            lift = _read_kernel(problems, work, constants, first)
+        step += 1
+    _write(answers, work, constants, (first, log_ratio, row_scale))
+    _write_lanes(answers.residual, work, first, residual)
+    _write_lanes(answers.iterations, work, first, iterations)
+    _write_lanes(answers.status, work, first, status)
+
+
+@njit(nogil=True)
+@no_type_check
+def _read_kernel(problems, work, constants, first):
+    gather(problems.cost, first, work.block, 0, work.lanes)
+    gather(problems.a, first, work.rows, MARGINAL * work.m, work.lanes)
+    return build_kernel(work, constants)
+
+
+@njit(nogil=True)
+@no_type_check
+def _compare(work, constants, lift):
+    """The marginal of the columns against its target, after the best common shift.
+
+    Returns the L1 error, the mass, log(sum target / sum mass) and the factor that the shift gives the plan.
+    """
+    n, p = work.n, work.padded
+    lowest = splat(work.rows, FAR)
+    for j in range(n):
+        x = fma(load(work.columns, ABSORBED * p + j), constants.inverse_epsilon, load(work.columns, X * p + j))
+        lowest = minimum(lowest, select(load(work.columns, B * p + j) > 0.0, x, FAR))
+    masses, targets = splat(work.rows, 0.0), splat(work.rows, 0.0)
+    for j in range(n):
+        b = load(work.columns, B * p + j)
+        x = fma(load(work.columns, ABSORBED * p + j), constants.inverse_epsilon, load(work.columns, X * p + j))
+        exponent = (lowest - x) * constants.q  # not positive where there is weight
+        total = load(work.columns, COLUMN_SUM * p + j)
+        mass, target = load(work.columns, SCALED * p + j) * total, b * exp(exponent)
+        store(work.columns, MASS * p + j, mass)
+        store(work.columns, TARGET * p + j, target)
+        store(work.columns, GAP * p + j, exponent - load(work.columns, X * p + j) - log(total))
+        masses, targets = masses + mass, targets + target
+    log_masses, log_targets = log(masses), log(targets)
+    shift = log_masses - log_targets
+    log_masses, log_targets = log_masses + lift, fma(lowest, -constants.q, log_targets)
+    log_ratio = log_targets - log_masses
+    masses, targets = maximum(masses, TINY), maximum(targets, TINY)
+    row_scale, target_scale, mass = splat(work.rows, 1.0), splat(work.rows, 1.0), masses
+    if constants.shift > 0.0:
+        mass = exp(fma(log_ratio, constants.shift_a, log_masses))
+        row_scale, target_scale = mass / masses, mass / targets
+    error = splat(work.rows, 0.0)
+    for j in range(n):
+        gap = select(load(work.columns, B * p + j) > 0.0, load(work.columns, GAP * p + j) + shift, 0.0)
+        store(work.columns, GAP * p + j, gap * constants.tau_b)
+        off = load(work.columns, MASS * p + j) * row_scale - load(work.columns, TARGET * p + j) * target_scale
+        error = error + maximum(off, off * -1.0)
+    return error, mass + targets * target_scale, log_ratio, row_scale
+
+
+@njit(nogil=True)
+@no_type_check
+def _direction(work, constants):
+    """Put the next step's direction into RIGHT; returns where it is a sweep."""
+    n, p = work.n, work.padded
+    weigh_products(work)
+    far = splat(work.rows, 0.0)
+    for j in range(n):
+        gap, mass = load(work.columns, GAP * p + j), load(work.columns, MASS * p + j)
+        far = maximum(far, maximum(gap, gap * -1.0))
+        store(work.columns, RIGHT * p + j, gap * mass)
+        v = load(work.columns, SCALED * p + j)
+        for k in range(j):
+            at = 13 * p + j * p + k
+            store(work.columns, at, load(work.columns, at) * (v * load(work.columns, SCALED * p + k)))
+    solve_curvature(work, 1.0 - constants.slack, constants.slack)
+    swept = far > SWEEP
+    high, low = splat(work.rows, -FAR), splat(work.rows, FAR)
+    for j in range(n):
+        weighty = load(work.columns, B * p + j) > 0.0
+        y = select(swept, load(work.columns, GAP * p + j), load(work.columns, RIGHT * p + j))
+        store(work.columns, RIGHT * p + j, y)
+        high, low = maximum(high, select(weighty, y, -FAR)), minimum(low, select(weighty, y, FAR))
+    middle, half = (high + low) * 0.5, (high - low) * 0.5
+    scale = select(swept, 1.0, minimum(LONGEST / maximum(half, TINY), splat(work.rows, 1.0)))
+    for j in range(n):
+        y = (load(work.columns, RIGHT * p + j) - middle) * scale
+        store(work.columns, RIGHT * p + j, select(load(work.columns, B * p + j) > 0.0, y, 0.0))
+    return swept
+
+
+@njit(nogil=True)
+@no_type_check
+def _move(work, constants, lanes):
+    """Take the new step where lanes advance, half the old one where they retreat; returns whether x was absorbed."""
+    active, advance, retreat = lanes
+    n, p = work.n, work.padded
+    far = splat(work.rows, 0.0)
+    for j in range(n):
+        x, step = load(work.columns, X * p + j), load(work.columns, STEP * p + j)
+        base = select(advance, x, load(work.columns, BASE * p + j))
+        step = select(advance, load(work.columns, RIGHT * p + j), select(retreat, step * 0.5, step))
+        x = select(active, base + step, x)
+        far = maximum(far, select(active, maximum(x, x * -1.0), 0.0))
+        store(work.columns, BASE * p + j, base)
+        store(work.columns, STEP * p + j, step)
+        store(work.columns, X * p + j, x)
+    absorb = far > ABSORB
+    if not any_lane(absorb):
+        return False
+    for j in range(n):
+        x = select(absorb, load(work.columns, X * p + j), 0.0)
+        absorbed = fma(x, constants.epsilon, load(work.columns, ABSORBED * p + j))
+        store(work.columns, ABSORBED * p + j, absorbed)
+        store(work.columns, X * p + j, load(work.columns, X * p + j) - x)
+        store(work.columns, BASE * p + j, load(work.columns, BASE * p + j) - x)
+    return True
+
+
+@njit(nogil=True)
+@no_type_check
+def _write(answers, work, constants, state):
+    """Write f, g and, where there is room for it, the plan. Potentials of atoms without weight are 0."""
+    first, log_ratio, row_scale = state
+    m, n, p = work.m, work.n, work.padded
+    shift = log_ratio * constants.shift
+    masked = 0.0 if constants.tau_a == 1.0 else -0.5 * FAR
+    for i in range(m):
+        s = maximum(load(work.rows, ROW_SUM * m + i), TINY)
+        f = fma(log(s) + shift, constants.epsilon, load(work.rows, TOP * m + i)) * -constants.tau_a
+        store(work.rows, ROW_SUM * m + i, select(load(work.rows, MARGINAL * m + i) > masked, f, 0.0))
+    scatter(work.rows, ROW_SUM * m, answers.f, first, work.lanes)
+    for j in range(n):
+        x = load(work.columns, X * p + j) + shift
+        g = fma(x, constants.epsilon, load(work.columns, ABSORBED * p + j))
+        store(work.columns, RIGHT * p + j, select(load(work.columns, B * p + j) > 0.0, g, 0.0))
+    scatter(work.columns, RIGHT * p, answers.g, first, work.lanes)
+    if answers.plan.shape[0] == 0:
+        return
+    for i in range(m):
+        w = load(work.rows, WEIGHT * m + i) * row_scale
+        for j in range(n):
+            at = i * n + j
+            store(work.block, at, load(work.block, at) * (w * load(work.columns, SCALED * p + j)))
+    scatter(work.block, 0, answers.plan, first, work.lanes)
+
+
+@njit(nogil=True)
+@no_type_check
+def _write_lanes(target, work, first, value):
+    store(work.columns, RIGHT * work.padded, value)
+    scatter(work.columns, RIGHT * work.padded, target, first, work.lanes)
