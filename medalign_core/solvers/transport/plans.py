@@ -1,0 +1,127 @@
+"""The plan and the value from potentials, and the gradient of the plan by the implicit function theorem."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from medalign_core.solvers.transport.batching import chunk_size
+from medalign_core.solvers.transport.problem import Problem
+
+
+def plan_of(problem: Problem, g: Float[Tensor, "P N"]) -> Float[Tensor, "P M N"]:
+    """Return T_mn = r_m p_mn (see reduced.py) from the column potentials alone.
+
+    So rows meet their equation to rounding whatever g is; a hard row side gets exactly its mass. Stored columns first:
+    the result is a transposed view. 0 where the problem failed.
+    """
+    count, rows, columns = problem.cost.shape
+    out = problem.cost.detach().new_empty(count, columns, rows)
+    size = chunk_size(problem)
+    for start in range(0, count, size):
+        at = slice(start, start + size)
+        _write_plan(problem.take(at), g[at], out[at])
+    if problem.failed is not None:
+        out.masked_fill_(problem.failed[:, None, None], 0.0)
+    return out.transpose(1, 2)
+
+
+def _write_plan(problem: Problem, g: Tensor, out: Tensor) -> None:
+    epsilon, a, b = problem.epsilon, problem.a, problem.b
+    log_beta = torch.where(b > 0, 0.0, -torch.inf) if problem.counting else b.log()
+    torch.sub(g[:, :, None], problem.cost.transpose(1, 2), out=out)
+    out.div_(epsilon).add_(log_beta[:, :, None])
+    top = out.amax(dim=1)
+    out.sub_(top[:, None, :]).exp_()
+    s = out.sum(dim=1)
+    out.mul_((_row_mass(problem, s.log() + top) / s)[:, None, :])
+
+
+def _row_mass(problem: Problem, log_z: Tensor) -> Tensor:
+    if math.isinf(problem.rho_a):
+        return problem.a
+    power = problem.tau_a if problem.counting else 1.0
+    return (power * problem.a.log() + problem.slack_a * log_z).exp()
+
+
+def row_mass(problem: Problem, f: Float[Tensor, "P M"]) -> Float[Tensor, "P M"]:
+    """Return r_m = a_m e^{-f_m / rho_a}, the plan's row masses."""
+    return problem.a * (-f / problem.rho_a).exp()
+
+
+def dual_value(
+    problem: Problem, f: Float[Tensor, "P M"], g: Float[Tensor, "P N"], mass: Float[Tensor, " P"]
+) -> Float[Tensor, " P"]:
+    """Return the value of the dual, which is that of the problem at its solution and never above it:
+
+    V = sum_m rho_a a_m (1 - e^{-f_m / rho_a}) + sum_n rho_b b_n (1 - e^{-g_n / rho_b}) + eps (reference mass - mass),
+    the first term sum_m a_m f_m where rho_a = inf, likewise the second. The reference mass is (sum a)(sum b), or the
+    number of live pairs under the counting measure.
+    """
+    a, b = problem.a, problem.b
+    if problem.counting:
+        reference = (a > 0).sum(dim=1) * (b > 0).sum(dim=1)
+    else:
+        reference = a.sum(dim=1) * b.sum(dim=1)
+    sides = (a * _worth(f, problem.rho_a)).sum(dim=1) + (b * _worth(g, problem.rho_b)).sum(dim=1)
+    return sides + problem.epsilon * (reference - mass)
+
+
+def _worth(potential: Tensor, rho: float) -> Tensor:
+    return potential if math.isinf(rho) else -rho * torch.expm1(-potential / rho)
+
+
+def plan_backward(
+    problem: Problem, plan: Float[Tensor, "P M N"], grad: Float[Tensor, "P M N"]
+) -> Float[Tensor, "P M N"]:
+    """Return the gradient by the cost of <grad, T>, T the plan, by one N x N solve per problem.
+
+    Differentiating the two fixed-point equations and taking the adjoint, with Z = grad * T, z = Z 1, r = T 1, c = T' 1:
+        (diag(c) - tau_a tau_b T' diag(1/r) T) mu = Z' 1 - tau_a T' (z / r),
+        dC = T / eps * (tau_a (z - tau_b T mu) / r + tau_b mu' - grad).
+    The matrix is nearly singular along 1 where both tau are near 1; that part of mu is written down in closed form,
+    (1 - tau_a) sum z / ((1 - tau_a tau_b) sum c), and is free, taken as 0, where both sides are hard.
+    """
+    count, rows, columns = plan.shape
+    out = plan.new_empty(count, columns, rows)
+    size = chunk_size(problem)
+    for start in range(0, count, size):
+        at = slice(start, start + size)
+        _write_backward(problem, plan[at].transpose(1, 2), grad[at].transpose(1, 2), out[at])
+    return out.transpose(1, 2)
+
+
+def _write_backward(problem: Problem, plan: Tensor, grad: Tensor, out: Tensor) -> None:
+    tau_a, tau_b = problem.tau_a, problem.tau_b
+    tiny = torch.finfo(plan.dtype).tiny
+    r = plan.sum(dim=1)  # (P, M); plan is (P, N, M) here
+    inverse = torch.where(r > tiny, 1 / r, 0.0)
+    torch.mul(grad, plan, out=out)  # Z
+    z, be = out.sum(dim=1), out.sum(dim=2)
+    z_inverse = z * inverse
+    right = be - tau_a * torch.bmm(plan, z_inverse[:, :, None])[:, :, 0]
+    gram = torch.bmm(torch.mul(plan, inverse[:, None, :], out=out), plan.transpose(1, 2))
+    mu = _solve(problem, gram, right, total=z.sum(dim=1, keepdim=True))
+    rows = tau_a * (z_inverse - tau_b * inverse * torch.bmm(mu[:, None, :], plan)[:, 0])
+    torch.sub(rows[:, None, :], grad, out=out)
+    out.add_(tau_b * mu[:, :, None]).mul_(plan).div_(problem.epsilon)
+
+
+def _solve(problem: Problem, gram: Tensor, right: Tensor, *, total: Tensor) -> Tensor:
+    """Solve (diag(c) - tau_a tau_b gram) mu = right, c the row sums of gram, by Sherman and Morrison around + c c'."""
+    slack = (problem.slack_a + problem.slack_b) - problem.slack_a * problem.slack_b  # 1 - tau_a tau_b
+    mass = gram.sum(dim=(1, 2))[:, None]
+    c = gram.sum(dim=2).clamp_min(torch.finfo(gram.dtype).tiny)
+    root = c.sqrt()
+    scale = root[:, :, None] * root[:, None, :]
+    matrix = scale / mass[:, :, None].clamp_min(torch.finfo(gram.dtype).tiny) - (1 - slack) * (gram / scale)
+    matrix.diagonal(dim1=1, dim2=2).add_(1 + 4 * torch.finfo(gram.dtype).eps)
+    factor = torch.linalg.cholesky_ex(matrix)[0]
+    mu = torch.cholesky_solve((right / root)[:, :, None], factor)[:, :, 0] / root
+    if slack == 0:
+        return mu
+    along = problem.slack_a * total / (mass.clamp_min(torch.finfo(gram.dtype).tiny) * (1 + slack) * slack)
+    return mu + along

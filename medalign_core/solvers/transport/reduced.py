@@ -1,0 +1,220 @@
+"""The dual with its row side eliminated: a function of N column potentials, evaluated for a chunk of problems.
+
+With x = g / eps and reference weights alpha, beta (a, b, or 1 for the counting measure)
+    Z_m = sum_n beta_n e^{x_n - C_mn / eps},   p_mn = beta_n e^{x_n - C_mn / eps} / Z_m,
+    f_m = tau_a eps (log(a_m / alpha_m) - log Z_m),   r_m = a_m e^{-f_m / rho_a} (row masses),   T_mn = r_m p_mn.
+What remains is convex in x, with gradient c - b e^{-g / rho_b}, c = T' 1 = p' r.
+
+Three things keep it exact at small epsilon and large rho in float32. The row minimum of C is subtracted before any exp
+and added back to f, so every row of the kernel has a 1 in it. Row and column masses are kept as a log mass and a
+distribution that sums to 1, so a mass of e^{-300} is no zero. And the common shift x + k, along which Sinkhorn is slow
+and Newton's matrix is nearly singular, is solved in closed form (Sejourne et al. 2022, translation invariance):
+    R e^{k / (rho_a + eps)} = B e^{-k / rho_b},   R = sum_m r_m,   B = sum_n b_n e^{-g_n / rho_b}.
+
+Arrays are (P, N, M), columns first: reductions over N then run along contiguous memory.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from medalign_core.solvers.transport.problem import Problem
+
+KERNEL_SPAN = {torch.float32: 40.0, torch.float64: 300.0}  # e^{-2 span} is still a normal number
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """A chunk of problems, ready to be evaluated.
+
+    Attributes:
+        exponent: -(C - min_n C) / eps, -inf in columns without weight; None where `kernel` stands for it.
+        kernel: its exp, None where costs span too much for it; then every evaluation takes its own exp.
+        row_low: min_n C, over live columns.
+        row_log: log r_m less slack_a log Z_m.
+        row_share: r_m / R where rows are hard, else None.
+        log_b: log b, 0 in columns without weight.
+        log_beta: log of the reference weight, -inf in columns without weight.
+        live: columns with weight; None where all have.
+        room: written to by every evaluation; fresh memory costs more than the arithmetic on it.
+        problem: the chunk itself.
+    """
+
+    exponent: Float[Tensor, "P N M"] | None
+    kernel: Float[Tensor, "P N M"] | None
+    row_low: Float[Tensor, "P M"]
+    row_log: Float[Tensor, "P M"]
+    row_share: Float[Tensor, "P M"] | None
+    log_b: Float[Tensor, "P N"]
+    log_beta: Float[Tensor, "P N"]
+    live: Bool[Tensor, "P N"] | None
+    room: Float[Tensor, "P N M"]
+    problem: Problem
+
+    def take(self, rows: Tensor) -> Reduced:
+        """Return some of the problems."""
+        parts = {
+            name: value[rows] for name, value in vars(self).items() if isinstance(value, Tensor) and name != "room"
+        }
+        return replace(self, problem=self.problem.take(rows), room=self.room[: len(rows)], **parts)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The row side at x. Q and v factor the plan: p_mn = v_n Q_nm / s_m.
+
+    Attributes:
+        q: Q.
+        v: None where it is 1.
+        s: s_m = sum_n v_n Q_nm.
+        log_z: log Z_m, of costs less their row minimum.
+        share: r_m / R.
+        log_mass: log R.
+    """
+
+    q: Float[Tensor, "P N M"]
+    v: Float[Tensor, "P N"] | None
+    s: Float[Tensor, "P M"]
+    log_z: Float[Tensor, "P M"]
+    share: Float[Tensor, "P M"]
+    log_mass: Float[Tensor, "P 1"]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The column side at x, after the common shift.
+
+    Attributes:
+        x: the shifted x.
+        shift: k / eps.
+        c: column masses of the plan over their sum.
+        target: b e^{-g / rho_b} over its sum.
+        log_mass: log of the mass of the plan.
+        fixed_point: -tau_b log of (target mass to meet) - x: the step of a Sinkhorn sweep, 0 in dead columns.
+        residual: sum_n |c - b e^{-g / rho_b}|; the row equations hold by construction.
+    """
+
+    x: Float[Tensor, "P N"]
+    shift: Float[Tensor, "P 1"]
+    c: Float[Tensor, "P N"]
+    target: Float[Tensor, "P N"]
+    log_mass: Float[Tensor, "P 1"]
+    fixed_point: Float[Tensor, "P N"]
+    residual: Float[Tensor, " P"]
+
+
+def is_narrow(problem: Problem) -> Bool[Tensor, " P"]:
+    """Return the problems whose kernel exp(-C / eps) may be formed once and kept."""
+    return problem.span <= KERNEL_SPAN[problem.cost.dtype] * problem.epsilon
+
+
+def reduce(problem: Problem, *, narrow: bool) -> Reduced:
+    """Prepare a chunk; `narrow` says that all of it passed `is_narrow`."""
+    a, b = problem.a, problem.b
+    cost = problem.cost.detach().transpose(1, 2).clone(memory_format=torch.contiguous_format)  # written to below
+    live = b > 0
+    if cost.device.type == "cpu" and bool(live.all()):
+        live = None
+    else:
+        cost = torch.where(live[:, :, None], cost, torch.inf)
+    row_low = cost.amin(dim=1)
+    exponent = cost.sub_(row_low[:, None, :]).mul_(-1 / problem.epsilon)
+    log_b = b.log() if live is None else torch.where(live, b, 1.0).log()
+    log_beta = torch.zeros_like(log_b) if problem.counting else log_b
+    return Reduced(
+        exponent=None if narrow else exponent,
+        kernel=exponent.exp_() if narrow else None,
+        row_low=row_low,
+        row_log=a.log() * (problem.tau_a if problem.counting else 1.0) - row_low / (problem.rho_a + problem.epsilon),
+        row_share=a / a.sum(dim=1, keepdim=True) if math.isinf(problem.rho_a) else None,
+        log_b=log_b,
+        log_beta=log_beta if live is None else torch.where(live, log_beta, -torch.inf),
+        live=live,
+        room=torch.empty_like(exponent),
+        problem=problem,
+    )
+
+
+def evaluate_rows(reduced: Reduced, x: Float[Tensor, "P N"]) -> Rows:
+    """Return the row side at x; one pass over the kernel, two with an exp of its own."""
+    logits = reduced.log_beta + x
+    if reduced.kernel is not None:
+        top = logits.amax(dim=1, keepdim=True)
+        q, v = reduced.kernel, (logits - top).exp()  # v <= 1, so s >= min of the kernel: no over- or underflow
+        s = torch.bmm(v[:, None, :], q)[:, 0]
+    else:
+        assert reduced.exponent is not None
+        q, v = torch.add(reduced.exponent, logits[:, :, None], out=reduced.room), None
+        top = q.amax(dim=1)
+        q = q.sub_(top[:, None, :]).exp_()
+        s = q.sum(dim=1)
+    log_z = s.log() + top
+    if reduced.row_share is not None:
+        return Rows(q, v, s, log_z, reduced.row_share, reduced.problem.a.sum(dim=1, keepdim=True).log())
+    log_r = torch.add(reduced.row_log, log_z, alpha=reduced.problem.slack_a)
+    top = log_r.amax(dim=1, keepdim=True)
+    share = log_r.sub_(top).exp_()
+    total = share.sum(dim=1, keepdim=True)
+    return Rows(q, v, s, log_z, share.div_(total), top + total.log())
+
+
+def gram(reduced: Reduced, rows: Rows) -> Float[Tensor, "P N N"]:
+    """Return A_nk = sum_m r_m p_mn p_mk over the mass; its row sums are the column masses, since sum_n p_mn = 1.
+
+    Without a kernel q is overwritten.
+    """
+    if reduced.kernel is None:  # q lives in the room: use the root of the weights on it
+        weighted = rows.q.mul_((rows.share.sqrt() / rows.s)[:, None, :])
+        a = torch.bmm(weighted, weighted.transpose(1, 2))
+    else:
+        weighted = torch.mul(rows.q, (rows.share / rows.s.square())[:, None, :], out=reduced.room)
+        a = torch.bmm(weighted, rows.q.transpose(1, 2))
+    return a if rows.v is None else a.mul_(rows.v[:, :, None] * rows.v[:, None, :])
+
+
+def column_share(rows: Rows) -> Float[Tensor, "P N"]:
+    """Return c_n = sum_m r_m p_mn over the mass."""
+    c = torch.bmm(rows.q, (rows.share / rows.s)[:, :, None])[:, :, 0]
+    return c if rows.v is None else c * rows.v
+
+
+def evaluate_columns(
+    reduced: Reduced, x: Float[Tensor, "P N"], rows: Rows, c: Float[Tensor, "P N"], *, shifted: bool = True
+) -> Columns:
+    """Return the column side; without `shifted` x stays where it is, as in plain Sinkhorn."""
+    problem = reduced.problem
+    log_target = reduced.log_b - x * (problem.epsilon / problem.rho_b)
+    if reduced.live is not None:
+        log_target = torch.where(reduced.live, log_target, -torch.inf)
+    log_total = torch.logsumexp(log_target, dim=1, keepdim=True)
+    target = (log_target - log_total).exp()
+    stiffness = problem.slack_a + problem.epsilon / problem.rho_b  # of the mass equation, in units of x
+    shift = (log_total - rows.log_mass) / stiffness if shifted and stiffness > 0 else torch.zeros_like(log_total)
+    x = x + shift
+    log_mass = rows.log_mass + problem.slack_a * shift
+    excess = c.clamp_min(torch.finfo(c.dtype).tiny).log() + log_mass - reduced.log_b
+    fixed_point = -problem.tau_b * excess - problem.slack_b * x
+    if reduced.live is not None:
+        fixed_point = torch.where(reduced.live, fixed_point, 0.0)
+    if shifted:  # both masses are equal now; their difference is only rounding
+        residual = (c - target).abs().sum(dim=1) * log_mass[:, 0].exp()
+    else:
+        residual = (c * log_mass.exp() - target * log_total.exp()).abs().sum(dim=1)
+    return Columns(x, shift, c, target, log_mass, fixed_point, residual)
+
+
+def potentials(
+    reduced: Reduced, x: Float[Tensor, "P N"], log_z: Float[Tensor, "P M"]
+) -> tuple[Float[Tensor, "P M"], Float[Tensor, "P N"]]:
+    """Return f and g from x and log Z there; 0 for atoms without weight."""
+    problem, a = reduced.problem, reduced.problem.a
+    f = (reduced.row_low - problem.epsilon * log_z) * problem.tau_a
+    if problem.counting:
+        f = f + problem.tau_a * problem.epsilon * torch.where(a > 0, a, 1.0).log()
+    g = problem.epsilon * x
+    return torch.where(a > 0, f, 0.0), g if reduced.live is None else torch.where(reduced.live, g, 0.0)
