@@ -4,9 +4,14 @@ MedAlignError
   UserError            something a user gave is wrong; the message names it and the way out
     RecipeError        a key, a type or a value of a recipe or an override
     StorageError       a URI that cannot be read or written
+      NotFoundError    nothing is there
+      AccessError      the credentials are refused, expired or missing
+      OutageError      a store that does not answer, or only with errors, until the deadline
+      ConflictError    a conditional write that came second
     CorpusError        a corpus that is missing, incomplete, of another schema, or lacks what is asked of it
     QuarantineError    more bad rows than the budget allows
     RunError           a run that is missing, or that another recipe already owns
+      RunLockedError   a run that is at work elsewhere
     PlanError          a plan that cannot work: batches that do not divide, no CPU left for data
   OrderError           a micro-batch arrived out of turn: stop rather than train on the wrong data
   CheckpointError      a checkpoint that is incomplete, damaged or does not fit
@@ -39,12 +44,32 @@ class StorageError(UserError):
     """A URI that cannot be read or written."""
 
 
+class NotFoundError(StorageError):
+    """Nothing is there."""
+
+
+class AccessError(StorageError):
+    """The credentials are refused, expired or missing."""
+
+
+class OutageError(StorageError):
+    """A store that does not answer, or only with errors, until the deadline."""
+
+
+class ConflictError(StorageError):
+    """A conditional write that came second."""
+
+
 class CorpusError(UserError):
     """A corpus that is missing, incomplete, of another schema, or lacks what is asked of it."""
 
 
 class RunError(UserError):
     """A run that is missing, or that another recipe already owns."""
+
+
+class RunLockedError(RunError):
+    """A run that is at work elsewhere."""
 
 
 class PlanError(UserError):

@@ -10,7 +10,10 @@ from medalign import checkpoint, config, storage
 from medalign.launch import folder
 from medalign.plan import RunPlan, plan_run
 from medalign.recipe import Recipe, open_recipe
+from medalign.storage import locks
 from medalign.tracking import check_installed
+
+LOCK = "run.lock"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +48,13 @@ def train(recipe: str, overrides: Sequence[str] = ()) -> TrainResult:
 
     Raises:
         UserError: anything wrong with the recipe, the corpus, the run's place or the plan; before training starts.
+        RunLockedError: the same run is at work already, here or elsewhere.
         MedAlignError: training failed.
     """
     settled, plan, notes = _prepare(recipe, overrides)
     start = _in_process if settled.train.workers == 0 else _on_ray
-    values = _finished(settled, plan) or start(settled, plan)
+    with locks.hold(storage.join(settled.run.uri, LOCK), of=settled.run.uri):
+        values = _finished(settled, plan) or start(settled, plan)
     return TrainResult(
         uri=settled.run.uri,
         step=values["step"],
@@ -72,6 +77,11 @@ def dry_run(recipe: str, overrides: Sequence[str] = ()) -> tuple[Recipe, RunPlan
 
 
 def _prepare(name: str, overrides: Sequence[str]) -> tuple[Recipe, RunPlan, tuple[str, ...]]:
+    with storage.patience(tries=4, seconds=15.0):  # a wrong address should not take minutes to be told
+        return _settle(name, overrides)
+
+
+def _settle(name: str, overrides: Sequence[str]) -> tuple[Recipe, RunPlan, tuple[str, ...]]:
     recipe, document = open_recipe(name, overrides)
     check_installed(recipe.tracking)
     settled = replace(

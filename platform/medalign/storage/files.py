@@ -1,70 +1,32 @@
-"""URIs: local paths, file://, s3:// and gs:// behind one set of verbs, on pyarrow's filesystems."""
+"""The verbs: the same for local files, s3:// and gs://."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import uuid
 from collections.abc import Iterator
-from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from pyarrow import fs
 
-from medalign.errors import StorageError
-
-SCHEMES = ("file", "s3", "gs")
+from medalign.errors import NotFoundError, StorageError
+from medalign.storage import local_files, s3_objects
+from medalign.storage.remote_files import RemoteFiles
+from medalign.storage.s3_objects import Upload
+from medalign.storage.uris import join, split
+from medalign.storage.version import Version
 
 
 def resolve(uri: str) -> tuple[fs.FileSystem, str]:
     """Return (filesystem, path) of a URI. A path without a scheme is a local path.
 
-    Credentials and a custom S3 endpoint come from the environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, ...).
+    The filesystem of an object store tries every request again and may be pickled: it holds neither address nor
+    credentials, each process reads its own (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_PROFILE, ...).
 
     Raises:
         StorageError: an empty URI, or a scheme that is not file, s3 or gs.
     """
-    if not uri:
-        raise StorageError("an empty URI; give a path, file://, s3:// or gs://.")
-    scheme, separator, rest = uri.partition("://")
-    if not separator:
-        return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))
-    if scheme not in SCHEMES:
-        raise StorageError(f"{uri}: the scheme {scheme}:// is not supported; use file://, s3:// or gs://.")
-    if scheme == "file":
-        return fs.LocalFileSystem(), rest
-    if scheme == "s3":
-        return _s3(), rest.rstrip("/")
-    return fs.GcsFileSystem(), rest.rstrip("/")
-
-
-def _s3() -> fs.S3FileSystem:
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
-    scheme, separator, host = endpoint.partition("://")
-    return fs.S3FileSystem(
-        endpoint_override=host if separator else None,
-        scheme=scheme if separator else "https",
-        region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
-        connect_timeout=10,
-        request_timeout=30,
-        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=5),
-    )
-
-
-def join(uri: str, *parts: str) -> str:
-    """Join a URI and relative parts with single slashes."""
-    return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)])
-
-
-def absolute(uri: str) -> str:
-    """Return a URI that means the same in every process: local paths are made absolute."""
-    filesystem, path = resolve(uri)
-    return path if isinstance(filesystem, fs.LocalFileSystem) else uri
-
-
-def is_local(uri: str) -> bool:
-    """Tell whether a URI names the local filesystem."""
-    return "://" not in uri or uri.startswith("file://")
+    scheme, path = split(uri)
+    return (fs.LocalFileSystem() if scheme == "file" else fs.PyFileSystem(RemoteFiles(scheme))), path
 
 
 def exists(uri: str) -> bool:
@@ -86,6 +48,40 @@ def write_bytes(uri: str, data: bytes) -> None:
         stream.write(data)
 
 
+def read_version(uri: str) -> Version:
+    """Return a file's content, its version's tag and its age.
+
+    Raises:
+        StorageError: it cannot be read; NotFoundError where there is none.
+    """
+    scheme, path = split(uri)
+    if scheme == "file":
+        with _named(uri):
+            return local_files.read(path)
+    _need_conditions(scheme, uri)
+    return s3_objects.read(uri)
+
+
+def write_new(uri: str, data: bytes) -> str:
+    """Write a file that is not there yet, and return its version's tag; of several writers one succeeds.
+
+    Raises:
+        ConflictError: it is there.
+        StorageError: it cannot be written.
+    """
+    return _put(uri, data, is_new=True)
+
+
+def replace_version(uri: str, data: bytes, tag: str) -> str:
+    """Write a file that is still of the version `tag`, and return its new tag; of several writers one succeeds.
+
+    Raises:
+        ConflictError: it is of another version, or gone.
+        StorageError: it cannot be written.
+    """
+    return _put(uri, data, tag=tag)
+
+
 @contextlib.contextmanager
 def open_input(uri: str) -> Iterator[BinaryIO]:
     """Open a file for reading, with random access."""
@@ -99,30 +95,24 @@ def open_input(uri: str) -> Iterator[BinaryIO]:
 @contextlib.contextmanager
 def open_output(uri: str) -> Iterator[BinaryIO]:
     """Open a file for writing; it appears under its name only when the block ends without an exception."""
-    filesystem, path = resolve(uri)
-    if isinstance(filesystem, fs.LocalFileSystem):
-        with _named(uri):
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            aside = Path(f"{path}.{uuid.uuid4().hex[:8]}.part")
-            stream = open(aside, "wb")
-        try:
-            with stream:
-                yield stream
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)
+    scheme, path = split(uri)
+    if scheme == "file":
+        with contextlib.ExitStack() as stack:
+            with _named(uri):
+                stream = stack.enter_context(local_files.writing(path))
+            yield stream  # what goes wrong from here on, a full disk say, is the writer's to explain
         return
-    with _named(uri):
-        stream = filesystem.open_output_stream(path)
+    if scheme == "gs":
+        with _named(uri), fs.GcsFileSystem().open_output_stream(path) as stream:
+            yield stream
+        return
+    upload = Upload(uri)
     try:
-        yield stream
+        yield cast(BinaryIO, upload)
     except BaseException:
-        stream.abort() if hasattr(stream, "abort") else None
+        upload.abort()
         raise
-    with _named(uri):
-        stream.close()
+    upload.close()
 
 
 def list_files(uri: str, *, recursive: bool = True) -> list[str]:
@@ -151,7 +141,7 @@ def list_folders(uri: str) -> list[str]:
 def delete_file(uri: str) -> None:
     """Delete one file; a missing one is fine."""
     filesystem, path = resolve(uri)
-    with contextlib.suppress(FileNotFoundError), _named(uri):
+    with contextlib.suppress(NotFoundError), _named(uri):
         filesystem.delete_file(path)
 
 
@@ -159,8 +149,22 @@ def delete_folder(uri: str) -> None:
     """Delete a folder with everything in it; a missing one is fine."""
     filesystem, path = resolve(uri)
     if exists(uri):
-        with _named(uri):
+        with contextlib.suppress(NotFoundError), _named(uri):
             filesystem.delete_dir(path)
+
+
+def _put(uri: str, data: bytes, *, is_new: bool = False, tag: str | None = None) -> str:
+    scheme, path = split(uri)
+    if scheme == "file":
+        with _named(uri):
+            return local_files.put(path, data, is_new=is_new, tag=tag)
+    _need_conditions(scheme, uri)
+    return s3_objects.put(uri, data, is_new=is_new, tag=tag)
+
+
+def _need_conditions(scheme: str, uri: str) -> None:
+    if scheme == "gs":
+        raise StorageError(f"{uri}: writes on condition are not available for gs://; use s3:// or a shared folder.")
 
 
 @contextlib.contextmanager
@@ -169,7 +173,7 @@ def _named(uri: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise StorageError(f"{uri}: not found.") from error
+        raise NotFoundError(f"{uri}: not found.") from error
     except OSError as error:
         cause = " ".join(str(error).split())
         raise StorageError(
