@@ -1,15 +1,59 @@
-"""Tensors with an optimizer's, as a source for checkpoints, without an engine."""
+"""Tensors with an optimizer's, as a source for checkpoints, without an engine; also for ranks that are threads."""
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 
+class Meeting:
+    """Where ranks that are threads exchange values."""
+
+    def __init__(self, world: int) -> None:
+        self.world = world
+        self._all_here = threading.Barrier(world, timeout=30)
+        self._values: list = [None] * world
+
+    def exchange(self, rank: int, value: object) -> list:
+        """Return every rank's value."""
+        self._values[rank] = value
+        self._all_here.wait()
+        found = list(self._values)
+        self._all_here.wait()
+        return found
+
+    def run(self, work: Callable[[int], object]) -> list:
+        """Call `work(rank)` in one thread per rank; return what each returned or raised."""
+        results: list = [None] * self.world
+
+        def one(rank: int) -> None:
+            try:
+                results[rank] = work(rank)
+            except Exception as error:  # noqa: BLE001
+                results[rank] = error
+
+        threads = [threading.Thread(target=one, args=(rank,)) for rank in range(self.world)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        return results
+
+
 class PlainTensors:
     """Named weights, each with one optimizer tensor, and one buffer; drawn from a seed."""
 
-    def __init__(self, seed: int, *, shapes: Mapping[str, tuple[int, ...]] | None = None, keys: tuple = ("exp_avg",)):
+    def __init__(
+        self,
+        seed: int,
+        *,
+        shapes: Mapping[str, tuple[int, ...]] | None = None,
+        keys: tuple = ("exp_avg",),
+        rank: int = 0,
+        meeting: Meeting | None = None,
+    ):
+        self.rank, self.world, self._meeting = rank, meeting.world if meeting else 1, meeting
         draw = torch.Generator().manual_seed(seed)
         self._shapes = dict(shapes or {"encoder.a": (3, 4), "encoder.b": (4,), "head": (2, 2)})
         self.tensors = {
@@ -32,11 +76,23 @@ class PlainTensors:
     def optimizer_step(self) -> int:
         return self.step
 
-    def gather(self, name: str) -> dict[str, Tensor]:
-        return self.tensors[name]
+    def planned_keys(self) -> list[str]:
+        return self._keys
 
-    def scatter(self, name: str, tensors: Mapping[str, Tensor]) -> None:
-        self.tensors[name] = dict(tensors)
+    def gather(self, name: str, key: str = "weight") -> Tensor:
+        return self.tensors[name][key]
+
+    def scatter(self, name: str, key: str, value: Tensor) -> None:
+        self.tensors[name][key] = value
+
+    def share(self, value: Tensor | None, shape: tuple[int, ...], *, owner: int) -> Tensor:
+        return self._meeting.exchange(self.rank, value)[owner] if self._meeting else value
+
+    def barrier(self) -> None:
+        self.any_rank(False)
+
+    def any_rank(self, value: bool) -> bool:
+        return any(self._meeting.exchange(self.rank, value)) if self._meeting else value
 
     def prepare_optimizer(self, keys: list[str], step: int) -> None:
         self._keys, self.step = list(keys), step

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from medalign import storage
-from medalign.checkpoint.tensor_file import HEADER_LIMIT, reading, writing
+from medalign.checkpoint.layout import HEADER_LIMIT
+from medalign.checkpoint.tensor_file import FileRecord, hash_file, reading, writing
 from medalign.errors import CheckpointError
 
 
@@ -21,12 +22,13 @@ def tensors() -> dict[str, Tensor]:
     return {name: torch.randn(shape, generator=draw) for name, shape in shapes.items()}
 
 
-def write(at: Path, values: dict[str, Tensor]) -> str:
+def write(at: Path, values: dict[str, Tensor]) -> FileRecord:
     with writing(str(at), {name: tuple(value.shape) for name, value in values.items()}) as writer:
         for name, value in values.items():
             writer.add(name, value)
-    assert writer.bytes == at.stat().st_size
-    return writer.sha256
+    assert writer.record.bytes == at.stat().st_size
+    assert hash_file(str(at)) == (writer.record.bytes, writer.record.sha256)
+    return writer.record
 
 
 def file_with(at: Path, header: object, data: bytes = b"", *, length: int | None = None) -> Path:

@@ -11,7 +11,7 @@ import yaml
 from striped_corpus import write_corpus
 
 from medalign import checkpoint, train
-from medalign.checkpoint.run_checkpoints import weights
+from medalign.checkpoint import weights
 from medalign.errors import MedAlignError, OrderError, PlanError, RecipeError, RunError
 from medalign.launch.on_ray import _first_failure
 

@@ -1,14 +1,13 @@
 """A small run as training leaves it: a resolved recipe and a real checkpoint, without the training."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 import yaml
 from torch import Tensor
 
+from medalign import checkpoint
 from medalign.build import build_encoder, model_settings
-from medalign.checkpoint import run_checkpoints
 from medalign_core.models.encoders import ImageEncoder
 
 MODEL = {"type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
@@ -16,6 +15,8 @@ MODEL = {"type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16], "depths
 
 class EncoderWeights:
     """An encoder as a source of tensors for a checkpoint, without an optimizer."""
+
+    rank, world = 0, 1
 
     def __init__(self, encoder: ImageEncoder) -> None:
         self.parameters = {f"encoder.{name}": value.detach() for name, value in encoder.named_parameters()}
@@ -33,11 +34,24 @@ class EncoderWeights:
     def optimizer_step(self) -> int:
         return 0
 
-    def gather(self, name: str) -> dict[str, Tensor]:
-        return {"weight": self.parameters[name]}
+    def planned_keys(self) -> list[str]:
+        return []
 
-    def scatter(self, name: str, tensors: Mapping[str, Tensor]) -> None:
-        self.parameters[name].copy_(tensors["weight"])
+    def gather(self, name: str, key: str = "weight") -> Tensor:
+        return self.parameters[name]
+
+    def scatter(self, name: str, key: str, value: Tensor) -> None:
+        self.parameters[name].copy_(value)
+
+    def share(self, value: Tensor | None, shape: tuple[int, ...], *, owner: int) -> Tensor:
+        assert value is not None
+        return value
+
+    def barrier(self) -> None:
+        pass
+
+    def any_rank(self, value: bool) -> bool:
+        return value
 
     def prepare_optimizer(self, keys: list[str], step: int) -> None:
         assert not keys
@@ -67,6 +81,6 @@ def write_run(
     with torch.no_grad():
         for value in (*encoder.parameters(), *(b for b in encoder.buffers() if b.is_floating_point())):
             value.add_(0.05 * torch.rand(value.shape, generator=draw))
-    state = run_checkpoints.TrainState(step=10, seed=seed, global_batch=32)
-    run_checkpoints.save(str(at), state, EncoderWeights(encoder), recipe=recipe, rank=0, world=1, barrier=lambda: None)
+    state = checkpoint.TrainState(step=10, seed=seed, global_batch=32)
+    checkpoint.save(str(at), state, EncoderWeights(encoder), recipe=recipe)
     return encoder

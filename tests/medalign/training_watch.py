@@ -20,7 +20,8 @@ def tensors(engine: Engine) -> dict[str, np.ndarray]:
     """Return every full tensor of an engine: "name" for weights, "name/exp_avg" for the optimizer's."""
     found = {}
     for name in engine.names():
-        for key, value in engine.gather(name).items():
+        for key in ("weight", *engine.optimizer_keys()):
+            value = engine.gather(name, key)
             found[name if key == "weight" else f"{name}/{key}"] = value.float().cpu().numpy().copy()
     return found
 

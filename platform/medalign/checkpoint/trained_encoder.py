@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 
 from medalign import build, storage
-from medalign.checkpoint import run_checkpoints
+from medalign.checkpoint import catalogue, loading
+from medalign.checkpoint.manifest import Saved
 from medalign.errors import CheckpointError, RunError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def open_encoder(source: str, *, checkpoint: Literal["best", "latest"] = "best")
             return _from_directory(source)
         raise RunError(f"{source}: neither a run (recipe.yaml) nor a transformers directory (config.json).")
     recipe: dict[str, Any] = yaml.safe_load(storage.read_bytes(recipe_at))
-    saved = (run_checkpoints.best(source) if checkpoint == "best" else None) or run_checkpoints.latest(source)
+    saved = (catalogue.best(source) if checkpoint == "best" else None) or catalogue.latest(source)
     if saved is None:
         raise RunError(f"{source}: no complete checkpoint yet; train first, or resume the run.")
     encoder = build.build_encoder(build.model_settings(recipe), seed=recipe["run"]["seed"])
@@ -65,10 +66,9 @@ def _normalisation(source: str) -> dict[str, tuple[float, ...]]:
         raise RunError(f"{where}: names no image_mean and image_std ({error!r}).") from error
 
 
-def _fill(encoder: ImageEncoder, saved: run_checkpoints.Saved) -> None:
+def _fill(encoder: ImageEncoder, saved: Saved) -> None:
     """Load the encoder's weights and buffers; every one of them must be there."""
-    tensors = run_checkpoints.weights(saved)
-    own = {name.removeprefix(PREFIX): value for name, value in tensors.items() if name.startswith(PREFIX)}
+    own = {name.removeprefix(PREFIX): value for name, value in loading.weights(saved, prefix=PREFIX).items()}
     report = encoder.load_state_dict(own, strict=False)
     missing = [name for name in report.missing_keys if not name.endswith("num_batches_tracked")]
     if missing or report.unexpected_keys:

@@ -23,6 +23,7 @@ FREE = (
     ("tracking",),
     *(("train", key) for key in ("workers", "zero_stage", "max_failures", "cpus_per_worker", "gpus_per_worker")),
     *(("train", key) for key in ("threads", "keep_last", "checkpoint_every", "on_nonfinite", "validate_every")),
+    ("train", "upload_deadline"),
 )
 
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from medalign.checkpoint.run_checkpoints import TensorSource
+from medalign.checkpoint.source import TensorSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +51,6 @@ class TrainingEngine(TensorSource, Protocol):
 
     def step(self, learning_rate: float) -> StepOutcome:
         """Take the optimizer step."""
-
-    def barrier(self) -> None:
-        """Wait for every rank."""
-
-    def any_rank(self, value: bool) -> bool:
-        """Tell whether `value` is true on any rank. Collective."""
 
 
 class Session(Protocol):

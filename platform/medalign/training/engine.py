@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from medalign.checkpoint.source import WEIGHT
 from medalign.errors import CheckpointError
 from medalign.training.contract import StepOutcome
 from medalign.training.running_statistics import RunningStatistics
@@ -111,7 +112,7 @@ class Engine:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return each trained parameter's full shape."""
-        return {name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in self._parameters.items()}
+        return {name: _full_shape(parameter) for name, parameter in self._parameters.items()}
 
     def optimizer_keys(self) -> list[str]:
         """Return the optimizer's per-parameter tensors, e.g. exp_avg; empty before the first step."""
@@ -121,23 +122,36 @@ class Engine:
         """Return the number of applied optimizer steps (Adam's bias correction counts them)."""
         return int(self._first_state().get("step", 0))
 
-    def gather(self, name: str) -> dict[str, Tensor]:
-        """Return one parameter's full fp32 weight and optimizer tensors. Collective: every rank calls it in order."""
-        parameter, keys = self._parameters[name], self.optimizer_keys()
-        if keys and not self._is_linked:
-            self._link()
-        tensors = {"weight": self._get(parameter, None)}
-        for key in keys:
-            tensors[key] = self._get(parameter, key)
-        return {key: value.detach().reshape(self.shapes()[name]) for key, value in tensors.items()}
+    def planned_keys(self) -> list[str]:
+        """Return the optimizer's per-parameter tensors after its first step, as far as its kind tells."""
+        if isinstance(self._basic, torch.optim.Adam):  # AdamW is one
+            return ["exp_avg", "exp_avg_sq"]
+        return ["momentum_buffer"] if self._basic.defaults.get("momentum") else []
 
-    def scatter(self, name: str, tensors: Mapping[str, Tensor]) -> None:
-        """Set one parameter's full weight and optimizer tensors, before step 1. Collective."""
+    def gather(self, name: str, key: str = WEIGHT) -> Tensor:
+        """Return one full fp32 tensor: a weight, or an optimizer's tensor. Collective: every rank calls it in order."""
         parameter = self._parameters[name]
-        self._set_weight(parameter, tensors["weight"].to(self.device))
-        for key, value in tensors.items():
-            if key != "weight":
-                self._set_optimizer(parameter, key, value.to(self.device))
+        if key != WEIGHT and not self._is_linked:
+            self._link()
+        value = self._get(parameter, None if key == WEIGHT else key)
+        return value.detach().reshape(_full_shape(parameter))
+
+    def scatter(self, name: str, key: str, value: Tensor) -> None:
+        """Set one full tensor of a parameter, before step 1. Collective."""
+        parameter = self._parameters[name]
+        if key == WEIGHT:
+            self._set_weight(parameter, value.to(self.device))
+        else:
+            self._set_optimizer(parameter, key, value.to(self.device))
+
+    def share(self, value: Tensor | None, shape: tuple[int, ...], *, owner: int) -> Tensor:
+        """Return the owner's fp32 tensor on every rank. Collective."""
+        if value is None:
+            value = torch.empty(shape)
+        value = value.to(self.device, torch.float32)
+        if self.world > 1:
+            dist.broadcast(value, src=owner)
+        return value
 
     def prepare_optimizer(self, keys: list[str], step: int) -> None:
         """Create empty optimizer tensors, so that `scatter` can fill them, and set the step counter."""
@@ -177,12 +191,17 @@ class Engine:
         from deepspeed import zero
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
 
+        is_whole = True  # on this rank, as small parameters are even at stage 3
         if self._stage == 3:
-            safe_set_local_fp32_param(parameter, self._own_part(parameter, value))
+            own = self._own_part(parameter, value)
+            safe_set_local_fp32_param(parameter, own)
+            parameter.ds_tensor.data.copy_(own)  # type: ignore[attr-defined]
+            is_whole = parameter.ds_status.name != "NOT_AVAILABLE"  # type: ignore[attr-defined]
         elif self._stage > 0:
             safe_set_full_fp32_param(parameter, value.float())
-        with torch.no_grad(), zero.GatheredParameters([parameter], modifier_rank=0, enabled=self._stage == 3):
-            parameter.data.copy_(value)
+        if is_whole:
+            with torch.no_grad(), zero.GatheredParameters([parameter], modifier_rank=0, enabled=self._stage == 3):
+                parameter.data.copy_(value)
 
     def _set_optimizer(self, parameter: nn.Parameter, key: str, value: Tensor) -> None:
         from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
@@ -197,9 +216,8 @@ class Engine:
     def _own_part(self, parameter: nn.Parameter, value: Tensor) -> Tensor:
         """Return this rank's part of a full tensor, padded: DeepSpeed's full setter fails where it does not divide."""
         size = parameter.ds_tensor.numel()  # type: ignore[attr-defined]
-        flat = torch.zeros(size * self.world, dtype=torch.float32, device=self.device)
-        flat[: value.numel()] = value.flatten()
-        return flat[self.rank * size : (self.rank + 1) * size]
+        own = value.reshape(-1)[self.rank * size : (self.rank + 1) * size].float()
+        return torch.nn.functional.pad(own, (0, size - own.numel()))
 
     def buffers(self) -> dict[str, Tensor]:
         """Return the running statistics, the one copy that all ranks share."""
@@ -216,7 +234,11 @@ class Engine:
         for name, parameter in self._parameters.items():
             gradient = parameter.grad if self._guard else safe_get_full_grad(parameter)
             if gradient is not None:
-                yield name, gradient.detach().float().reshape(self.shapes()[name])
+                yield name, gradient.detach().float().reshape(_full_shape(parameter))
+
+
+def _full_shape(parameter: nn.Parameter) -> tuple[int, ...]:
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))  # stage 3 leaves an empty shape behind
 
 
 def end_process_group() -> None:

@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 
-from medalign import checkpoint
-from medalign.checkpoint import TrainState
+from medalign.checkpoint import Saver, TrainState
 from medalign.errors import NonFiniteError, OrderError, PlanError
 from medalign.tracking import Trackers
 from medalign.training.averages import Averages
@@ -19,6 +18,8 @@ from medalign.training.contract import Session, TrainingEngine
 from medalign.training.settings import Train
 from medalign_core.ops.draws import draw_seed
 from medalign_core.types import ImageBatch
+
+ABANDON_S = 5.0  # that a checkpoint on its way has left when an error ends the run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +69,8 @@ class Loop:
         self._rates: dict[str, float] = {}
         self._saved_step = -1
         self._clock = Clock()
+        settings = plan.settings
+        self._saver = Saver(plan.run, engine, keep=settings.keep_last, deadline=settings.upload_deadline)
 
     def run(self, batches: Iterable[ImageBatch], state: TrainState, validation: list[ImageBatch]) -> LoopResult:
         """Train. `batches` are this rank's micro-batches from `state.step` on, padding included.
@@ -75,10 +78,23 @@ class Loop:
         Raises:
             OrderError: the batches end before the plan does.
             NonFiniteError: a non-finite loss or gradient under the policy `stop`.
+            DiskFullError: no room for the run's checkpoints, seen before the first step where it can be.
+            CheckpointError: a checkpoint did not reach a remote run in time.
         """
-        arriving, settings, total = iter(batches), self._plan.settings, self._plan.total_steps
+        self._saver.check_room(self._saves_left(state.step))
+        try:
+            state = self._train(iter(batches), state, validation)
+        except BaseException:
+            self._saver.abandon(ABANDON_S)
+            raise
+        self._saver.drain()
+        return LoopResult(state=state, finished=state.step == self._plan.total_steps, last=self._last)
+
+    def _train(self, arriving: Iterator[ImageBatch], state: TrainState, validation: list[ImageBatch]) -> TrainState:
+        settings, total = self._plan.settings, self._plan.total_steps
         self._saved_step = state.step
         while state.step < total:
+            self._saver.check()
             with self._clock.step():
                 state = self._step(arriving, state)
             is_last = state.step == total
@@ -91,7 +107,14 @@ class Loop:
             if self._stop_requested(state.step):
                 break
         self._save(state)
-        return LoopResult(state=state, finished=state.step == total, last=self._last)
+        return state
+
+    def _saves_left(self, step: int) -> int:
+        """Return how many checkpoints the rest of the run will save, those of new best figures aside."""
+        every, total = self._plan.settings.checkpoint_every, self._plan.total_steps
+        if not every or step >= total:
+            return int(step < total)
+        return total // every - step // every + bool(total % every)
 
     def _step(self, arriving: Iterator[ImageBatch], state: TrainState) -> TrainState:
         """Compute this rank's micro-batches of a step, take the step, and return the state after it."""
@@ -169,30 +192,16 @@ class Loop:
         if not math.isfinite(figure) or (state.best is not None and figure <= state.best):
             return state
         state = replace(state, best=figure)
-        uri = self._save(state)
-        if self._session.rank == 0:
-            checkpoint.mark_best(self._plan.run, uri, figure)
+        self._save(state, figure=figure)
         return state
 
-    def _save(self, state: TrainState) -> str:
-        uri = checkpoint.uri_of(self._plan.run, state.step)
+    def _save(self, state: TrainState, *, figure: float | None = None) -> None:
         if self._saved_step == state.step:
-            return uri
+            return
         self._trackers.flush()
-        checkpoint.save(
-            self._plan.run,
-            state,
-            self._engine,
-            recipe=self._plan.recipe,
-            rank=self._session.rank,
-            world=self._session.world,
-            barrier=self._engine.barrier,
-        )
-        if self._session.rank == 0:
-            checkpoint.prune(self._plan.run, keep=self._plan.settings.keep_last)
+        self._saver.save(state, self._plan.recipe, figure=figure)
         self._saved_step = state.step
         self._session.report(state.step, self._last.get("train", {}))
-        return uri
 
     def _stop_requested(self, step: int) -> bool:
         """Agree on stopping at the steps that log, so that the ranks need not talk at every step."""

@@ -27,6 +27,7 @@ class Train:
         validation_batches: micro-batches of one validation, at most.
         checkpoint_every: steps between checkpoints; 0 saves only at the end.
         keep_last: checkpoints kept beside the best one.
+        upload_deadline: seconds that one checkpoint may take to reach a remote run, while training goes on.
         best: the validation figure that names the best checkpoint; a leading minus means lower is better.
         max_failures: times that a failed worker group is started again from the newest checkpoint.
         cpus_per_worker: logical CPUs of one worker; data tasks need what is left.
@@ -50,6 +51,7 @@ class Train:
     validation_batches: int = 8
     checkpoint_every: int = 0
     keep_last: int = 2
+    upload_deadline: float = 900.0
     best: str = "matching_accuracy"
     max_failures: int = 0
     cpus_per_worker: float = 0.5
@@ -68,6 +70,8 @@ class Train:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("steps and epochs: set exactly one of them.")
         _at_least(1, "steps" if self.epochs is None else "epochs", self.steps or self.epochs or 0)
+        if not self.upload_deadline > 0:
+            raise ValueError(f"upload_deadline must be > 0 seconds, got {self.upload_deadline}.")
         if not self.cpus_per_worker > 0:
             raise ValueError(f"cpus_per_worker must be > 0, got {self.cpus_per_worker}.")
         micro_batches = self.global_batch // self.micro_batch
