@@ -1,177 +1,219 @@
-"""Gradients of discrete matchings: the target of I-MLE / black-box differentiation, and a surrogate that is linear.
+"""Gradients of discrete matchings: the estimator of I-MLE and black-box differentiation, as a loss that is linear.
 
-For affinities theta (maximised), p = argmax F_theta and the Hamming loss L(p) = 2 * (number of wrong rows), the
-estimator (Vlastelica et al. 2020; Niepert, Minervini and Franceschi 2021 with one sample and the factor 1 / lambda) is
+For affinities theta (maximised), p = argmax F_theta and the Hamming loss L(p) to the identity (see
+`matching_target.hamming`), the estimator (Vlastelica et al. 2020; Niepert, Minervini and Franceschi 2021, with the
+factor 1 / lambda) is
     dL/dtheta = (1 / lambda) * [ phi(p) - phi(p_target) ],    p_target = argmax of F at V - lambda * dL/dX,
-with phi the indicators of matched vertices and of matched edges. dL/dX = 1 - 2 X_true, so V is raised by lambda at true
-pairs and lowered by lambda elsewhere. As published the estimator is not linear in the gradient that comes in, so loss
-scaling and accumulation destroy it; here lambda is fixed beforehand and the result is the gradient of a scalar.
+with phi the indicators of matched vertices and of matched edges, and dL/dX = 1 - 2 X_true. Of the N^2 + S * T entries
+of the gradient at most 2 N + 2 S are not zero; only these are ever formed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from medalign_core.solvers.graph_matching import MatchingResult
-from medalign_core.solvers.matching_problem import MatchingProblem
+from medalign_core.ops.cosine import at_least_float32
+from medalign_core.solvers.affinities import Affinities, Perturbations, matching_problem
+from medalign_core.solvers.graph_matching import GraphMatching, MatchingResult, Status
+from medalign_core.solvers.matching_problem import MatchingProblem, matched_edges
+from medalign_core.solvers.matching_target import hamming, target_matching
 
 
 @dataclass(frozen=True, kw_only=True)
-class Target:
-    """The better matchings that the estimator pulls towards.
+class MatchingLoss:
+    """The loss of G graphs and what it rests on; R samples of them were solved, sample by sample.
 
     Attributes:
-        matching: (G, N).
-        solved: (G,), True where a second solve was needed, False where the truth is proven to be its answer.
+        loss: (G,), differentiable by the affinities. "homogeneous": the surrogate (1 / lambda) * [F(p) - F(p_target)],
+            by the unperturbed affinities, the mean over samples; "compat": the Hamming loss itself. nan where the
+            problem FAILED.
+        solution: of the R * G problems.
+        target_solved: (R * G,), where the second solve was needed; in "compat" it is yet to come, and this is False.
     """
 
-    matching: Int[np.ndarray, "G N"]
-    solved: Bool[np.ndarray, " G"]
+    loss: Float[Tensor, " G"]
+    solution: MatchingResult
+    target_solved: Bool[np.ndarray, " P"]
 
 
-def target_matching(
-    solver: Callable[[MatchingProblem], MatchingResult],
-    problem: MatchingProblem,
-    *,
-    strength: float,
-    edge_weight: float,
-    always_solve: bool = False,
-) -> Target:
-    """Return p_target for the Hamming loss to the identity.
+@dataclass(frozen=True, kw_only=True)
+class MatchingGradient:
+    """The loss of a matching against the identity, with the estimator above as its gradient.
 
-    Where lambda is so large that the identity is *provably* the unique optimum of the shifted problem (`is_saturated`)
-    the second solve is skipped; at the published lambda = 80 that is always, and the estimator is a structured
-    perceptron. Elsewhere the shifted problem is solved.
+    Attributes:
+        strength: lambda > 0, how far the target is moved, for a Hamming loss that counts 2 for each wrong node. (For
+            one that is divided by N: lambda / N, and divide the result by N.)
+        estimator: "homogeneous" moves the target by `strength`, whatever comes in: the loss is a scalar for each graph
+            whose gradient is the estimator, so it is exactly linear, and loss scales, weights and accumulation change
+            nothing. "compat" is the estimator as published: the target is solved in the backward pass, moved by
+            `strength` times the gradient that comes in, and the result does not grow with that gradient. Then a loss
+            scale of c multiplies not the gradient but lambda, and dividing by c afterwards all but deletes it; a mean
+            over G graphs divides lambda by G. One sample only; not twice differentiable.
+    """
+
+    strength: float = 80.0
+    estimator: Literal["homogeneous", "compat"] = "homogeneous"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.strength < float("inf"):
+            raise ValueError(f"strength (lambda) must be > 0 and finite, got {self.strength}.")
+        if self.estimator not in ("homogeneous", "compat"):
+            raise ValueError(f"estimator must be 'homogeneous' or 'compat', got {self.estimator!r}.")
+
+    def __call__(
+        self,
+        affinities: Affinities,
+        solver: GraphMatching,
+        perturbations: Perturbations | None = None,
+        *,
+        always_solve: bool = False,
+    ) -> MatchingLoss:
+        """Solve, and return the loss of each graph; several pairs of graphs of one size are one batch.
+
+        Args:
+            affinities: of G graphs; half precision is raised to float32.
+            solver: the matcher, full or partial.
+            perturbations: R samples of noise, or a margin; None for the affinities as they are.
+            always_solve: never skip the second solve (the test oracle of the short cuts).
+
+        Raises:
+            ValueError: several samples with "compat".
+        """
+        problem = matching_problem(affinities, perturbations)
+        step = _Step(problem, solver, solver(problem), self.strength, always_solve)
+        graphs = len(affinities.vertex)
+        samples = len(step.solution.matching) // graphs
+        if self.estimator == "homogeneous":
+            loss, solved = step.surrogate(affinities, np.full(samples * graphs, self.strength))
+            return MatchingLoss(loss=loss, solution=step.solution, target_solved=solved)
+        if samples != 1:
+            raise ValueError(f"the published estimator ('compat') takes one sample, got {samples}.")
+        loss = _Published.apply(affinities, step, *(getattr(affinities, name) for name in _DIFFERENTIABLE))
+        return MatchingLoss(loss=loss, solution=step.solution, target_solved=np.zeros(graphs, dtype=bool))
+
+
+class PaidEntries(NamedTuple):
+    """The entries of the affinities of G graphs in which the scores of two matchings differ.
+
+    Attributes:
+        vertex: (V, 3), (graph, node of s, node of t).
+        vertex_sign: +1 where the first matching pays it, -1 where the second does.
+        edge: (E, 3), (graph, edge of s, edge of t).
+        edge_sign: likewise.
+    """
+
+    vertex: Int[np.ndarray, "V 3"]
+    vertex_sign: Float[np.ndarray, " V"]
+    edge: Int[np.ndarray, "E 3"]
+    edge_sign: Float[np.ndarray, " E"]
+
+
+def paid_entries(
+    problem: MatchingProblem, matching: Int[np.ndarray, "P N"], target: Int[np.ndarray, "P N"], *, graphs: int
+) -> PaidEntries:
+    """Return what F(matching) - F(target) is the signed sum of, less what both pay; holes pay nothing.
 
     Args:
-        solver: solves the shifted problem; called with the members that need it only.
-        problem: the (perturbed) problem whose solution the loss was computed from. The same perturbation is kept.
-        strength: lambda > 0.
-        edge_weight: the solver's weight of the second-order term, needed by the proof.
-        always_solve: solve all the same (the test oracle of the short cut).
-
-    Raises:
-        ValueError: strength <= 0.
+        problem: P = R * G problems, sample by sample; problem r * G + g is a sample of graph g.
+        matching: the first matchings, -1 where unmatched.
+        target: the second ones.
+        graphs: G.
     """
-    if not strength > 0:
-        raise ValueError(f"strength (lambda) must be > 0, got {strength}.")
-    graphs, size = problem.vertex_affinity.shape[:2]
-    matching = np.tile(np.arange(size), (graphs, 1))
-    needs = (
-        np.ones(graphs, bool) if always_solve else ~is_saturated(problem, strength=strength, edge_weight=edge_weight)
-    )
-    if needs.any():
-        hamming_gradient = 1.0 - 2.0 * np.eye(size)
-        shifted = problem.vertex_affinity[needs] - strength * hamming_gradient
-        matching[needs] = solver(replace(_members(problem, needs), vertex_affinity=shifted)).matching
-    return Target(matching=matching, solved=needs)
+    differs = matching != target
+    lands = [matched_edges(problem, p) for p in (matching, target)]
+    moved = lands[0] != lands[1]
+    if problem.valid is not None:
+        differs &= problem.valid
+        moved &= np.take_along_axis(problem.valid, problem.edges_s[..., 0], axis=1)
+        moved &= np.take_along_axis(problem.valid, problem.edges_s[..., 1], axis=1)
+    return PaidEntries(*_signed(differs, (matching, target), graphs), *_signed(moved, tuple(lands), graphs))
 
 
-def is_saturated(problem: MatchingProblem, *, strength: float, edge_weight: float) -> Bool[np.ndarray, " G"]:
-    """Return where the identity is certainly the unique optimum of the problem shifted by `strength`.
+def score_difference(affinities: Affinities, entries: PaidEntries, *, edge_weight: float) -> Float[Tensor, " G"]:
+    """Return the signed sum of the paid entries of each graph, the sum over samples; differentiable, also twice.
 
-    A permutation with w wrong rows loses 2 * lambda * w by the shift. What it can gain over the identity is at most,
-    for each wrong node, its best vertex affinity less its own, and for each edge at it the best edge affinity (or 0)
-    less what the edge has under the identity. So 2 * lambda > max over nodes of that sum is enough. Not finite: False.
+    Linear in the vertex affinities and in the edge affinities. In the factor forms the gradient goes straight to what
+    the paid edges are made of, in O((N + S) D), and no (N k)^2 array is made. In float32 at least.
     """
-    rows = np.arange(len(problem.vertex_affinity))[:, None]
-    vertex = problem.vertex_affinity
-    edge = edge_weight * problem.edge_affinity
-    own_edge = _identity_edges(problem)
-    padded = np.pad(edge, ((0, 0), (0, 0), (0, 1)))
-    kept = padded[rows, np.arange(edge.shape[1]), own_edge]  # (G, E)
-    with np.errstate(invalid="ignore"):
-        gain = padded.max(axis=2) - kept  # the padding's 0: an edge may also end on a pair that is no edge of t
-        bound = vertex.max(axis=2) - np.diagonal(vertex, axis1=1, axis2=2)
-        bound = bound.copy()
-        np.add.at(bound, (rows, problem.edges_s[..., 0]), gain)
-        np.add.at(bound, (rows, problem.edges_s[..., 1]), gain)
-        if problem.valid is not None:
-            bound = np.where(problem.valid, bound, 0.0)
-        return (2.0 * strength > bound.max(axis=1)) & np.isfinite(bound).all(axis=1)
+    vertex, device = affinities.vertex, affinities.vertex.device
+    graphs, size, _ = vertex.shape
+    index, sign = torch.from_numpy(entries.vertex).to(device), torch.from_numpy(entries.vertex_sign).to(device)
+    graph, i, a = index.unbind(dim=1)
+    paid = at_least_float32(vertex.reshape(-1).index_select(0, (graph * size + i) * size + a))
+    total = paid.new_zeros(graphs).index_add(0, graph, paid * sign.to(paid))
+    index, sign = torch.from_numpy(entries.edge).to(device), torch.from_numpy(entries.edge_sign).to(device)
+    paid = affinities.edge_pairs(*index.unbind(dim=1))
+    return total.index_add(0, index[:, 0], (paid * (edge_weight * sign).to(paid)).to(total))
 
 
-def matching_score(
-    vertex_affinity: Float[Tensor, "G N N"],
-    edge_affinity: Float[Tensor, "G S T"],
-    matched_edges: Int[Tensor, "G S"],
-    matching: Int[Tensor, "G N"],
-    *,
-    edge_weight: float,
-) -> Float[Tensor, " G"]:
-    """Return F at the matchings (see MatchingProblem), linear in, and differentiable by, both affinities.
-
-    Args:
-        vertex_affinity: V.
-        edge_affinity: Q, already 0 at edges that do not count.
-        matched_edges: for each edge of s the edge of t it lands on, E_t where it lands on none (see `match_edges`).
-        matching: the permutations.
-        edge_weight: w.
-    """
-    first = vertex_affinity.gather(2, matching[..., None]).sum(dim=(1, 2))
-    lands = matched_edges < edge_affinity.shape[2]
-    index = torch.where(lands, matched_edges, 0)
-    second = edge_affinity.gather(2, index[..., None])[..., 0] * lands
-    return first + edge_weight * second.sum(dim=1)
+def _signed(kept: np.ndarray, partners: tuple[np.ndarray, ...], graphs: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return (graph, row, partner) and sign where `kept` and there is a partner, for a first and a second matching."""
+    found = []
+    for partner in partners:
+        at, row = np.nonzero(kept & (partner >= 0))
+        found.append(np.stack([at % graphs, row, partner[at, row]], axis=1))
+    return np.concatenate(found), np.repeat([1.0, -1.0], [len(part) for part in found])
 
 
-def match_edges(
-    matching: Int[Tensor, "G N"], edges_s: Int[Tensor, "G S 2"], edges_t: Int[Tensor, "G T 2"]
-) -> Int[Tensor, "G S"]:
-    """Return for each edge (i, j) of s the number of the edge (p(i), p(j)) of t, or E_t where t has no such edge."""
-    graphs, size = matching.shape
-    count = edges_t.shape[1]
-    table = torch.full((graphs, size * size), count, dtype=torch.long, device=matching.device)
-    number = torch.arange(count, device=matching.device).expand(graphs, count)
-    table = table.scatter(1, edges_t[..., 0] * size + edges_t[..., 1], number)
-    ends = matching[:, :, None].expand(-1, -1, 2).gather(1, edges_s)  # (G, S, 2)
-    return table.gather(1, ends[..., 0] * size + ends[..., 1])
+class _Step(NamedTuple):
+    """A solved batch, and what its target and its loss need."""
+
+    problem: MatchingProblem
+    solver: GraphMatching
+    solution: MatchingResult
+    strength: float
+    always_solve: bool
+
+    def surrogate(self, affinities: Affinities, moved: np.ndarray) -> tuple[Tensor, np.ndarray]:
+        """Return (1 / lambda) * [F(p) - F(p_target)], (G,), the mean over samples, for a target moved by `moved`."""
+        weight = self.solver.edge_weight if self.solver.second_order else 0.0
+        matching = self.solution.matching
+        target = target_matching(
+            self.solver,
+            self.problem,
+            matching,
+            strength=moved,
+            edge_weight=weight,
+            partial=self.solver.partial,
+            always_solve=self.always_solve,
+        )
+        samples = len(matching) // len(affinities.vertex)
+        entries = paid_entries(self.problem, matching, target.matching, graphs=len(affinities.vertex))
+        loss = score_difference(affinities, entries, edge_weight=weight) / (self.strength * samples)
+        failed = (self.solution.status == Status.FAILED).reshape(samples, -1).any(axis=0)
+        if failed.any():
+            loss = loss * torch.from_numpy(np.where(failed, np.nan, 1.0)).to(loss)
+        return loss, target.solved
 
 
-def surrogate_loss(
-    vertex_affinity: Float[Tensor, "G N N"],
-    edge_affinity: Float[Tensor, "G S T"],
-    *,
-    edges: tuple[Int[Tensor, "G S 2"], Int[Tensor, "G T 2"]],
-    matching: Int[Tensor, "G N"],
-    target: Int[Tensor, "G N"],
-    strength: float,
-    edge_weight: float,
-) -> Float[Tensor, " G"]:
-    """Return (1 / lambda) * [F(matching) - F(target)] per problem; its gradient is the estimator above.
-
-    Both matchings are constants, so the value is linear in the affinities, and the gradient is linear in whatever the
-    caller multiplies it by: loss scales, accumulation and means over problems are safe. It is exactly 0 where the two
-    matchings agree. Without noise it is >= 0 up to the solver's error; the Hamming loss itself is not its value.
-    """
-    scores = [
-        matching_score(vertex_affinity, edge_affinity, match_edges(p, *edges), p, edge_weight=edge_weight)
-        for p in (matching, target)
-    ]
-    return (scores[0] - scores[1]) / strength
+_DIFFERENTIABLE = ("vertex", "edge", "edge_features_s", "edge_features_t", "nodes_s", "nodes_t")
 
 
-def _members(problem: MatchingProblem, kept: np.ndarray) -> MatchingProblem:
-    return MatchingProblem(
-        vertex_affinity=problem.vertex_affinity[kept],
-        edge_affinity=problem.edge_affinity[kept],
-        edges_s=problem.edges_s[kept],
-        edges_t=problem.edges_t[kept],
-        valid=None if problem.valid is None else problem.valid[kept],
-        order=None if problem.order is None else problem.order[kept],
-    )
+class _Published(torch.autograd.Function):
+    """The estimator as published: the target moves with the gradient that comes in."""
 
+    @staticmethod
+    def forward(ctx: Any, affinities: Affinities, step: _Step, *parts: Tensor | None) -> Tensor:
+        ctx.affinities, ctx.step = affinities, step
+        ctx.save_for_backward(*parts)
+        loss = hamming(step.solution.matching, step.problem.valid)
+        loss = np.where(step.solution.status == Status.FAILED, np.nan, loss)
+        return torch.from_numpy(loss).to(at_least_float32(affinities.vertex.detach()))
 
-def _identity_edges(problem: MatchingProblem) -> np.ndarray:
-    """Return (G, E_s): the edge of t between the same two nodes, E_t where there is none."""
-    size, count = problem.size, problem.edges_t.shape[1]
-    rows = np.arange(len(problem.edges_t))[:, None]
-    table = np.full((len(rows), size, size), count)
-    table[rows, problem.edges_t[..., 0], problem.edges_t[..., 1]] = np.arange(count)
-    return table[rows, problem.edges_s[..., 0], problem.edges_s[..., 1]]
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, incoming: Tensor) -> tuple[Tensor | None, ...]:
+        leaves = [None if part is None else part.detach().requires_grad_() for part in ctx.saved_tensors]
+        affinities = replace(ctx.affinities, **dict(zip(_DIFFERENTIABLE, leaves, strict=True)))
+        moved = ctx.step.strength * incoming.detach().cpu().numpy().astype(np.float64)
+        with torch.enable_grad():
+            loss, _ = ctx.step.surrogate(affinities, moved)
+            inputs = [leaf for leaf in leaves if leaf is not None]
+            gradients = iter(torch.autograd.grad(loss.sum(), inputs, allow_unused=True))
+        return None, None, *(None if leaf is None else next(gradients) for leaf in leaves)

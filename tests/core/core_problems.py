@@ -78,6 +78,26 @@ def brute_force(problem: MatchingProblem, g: int, edge_weight: float = 1.0) -> t
     return permutations[values.argmax()], float(values.max())
 
 
+def partial_matchings(size: int) -> np.ndarray:
+    """All (P, size) injections of some of `size` nodes into as many, with -1 at the others."""
+    every = {
+        p
+        for p in itertools.product(range(-1, size), repeat=size)
+        if len({a for a in p if a >= 0}) == sum(a >= 0 for a in p)
+    }
+    return np.array(sorted(every))
+
+
+def partial_brute_force(problem: MatchingProblem, g: int, edge_weight: float = 1.0) -> tuple[np.ndarray, float]:
+    """The best of all partial matchings of problem g and its F, from the dense quadratic form."""
+    size = problem.size
+    dense = np.pad(dense_affinity(problem, g, edge_weight), ((0, 1), (0, 1)))  # the last pair pays nothing
+    matchings = partial_matchings(size)
+    index = np.where(matchings >= 0, np.arange(size) * size + matchings, size * size)
+    values = sum(dense[index[:, i], index[:, j]] for i, j in itertools.product(range(size), repeat=2))
+    return matchings[np.argmax(values)], float(np.max(values))
+
+
 def dense_affinity(problem: MatchingProblem, g: int, edge_weight: float = 1.0) -> np.ndarray:
     """K of Lawler's form x^T K x, (N^2, N^2), with x the permutation matrix row by row."""
     size = problem.size

@@ -1,57 +1,16 @@
-"""Vertex and edge affinities between the graphs of two views (LVM-Med, eq. 2-3)."""
+"""Local vertex affinities between the images of two views, from their feature maps' cells (LVM-Med, eq. 2-3)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from medalign_core.ops.cosine import at_least_float32, normalize
 
 TABLE_ELEMENTS = 1 << 24  # cell-to-cell cosines held at a time; more graphs than fit are taken in turn
-
-
-@dataclass(frozen=True, kw_only=True)
-class Affinities:
-    """What G matching problems are made of, differentiable.
-
-    Attributes:
-        vertex: c^v, (G, N, N); 0 where either image is a hole.
-        edge: c^e, (G, E, E); 0 where either edge touches a hole.
-        edges_s: (G, E, 2), the k-NN edges of view s.
-        edges_t: (G, E, 2), of view t.
-        valid: (G, N), False for a hole.
-        order: (G, N), a drawn permutation by which ties in view t, and between matchings, are broken.
-    """
-
-    vertex: Float[Tensor, "G N N"]
-    edge: Float[Tensor, "G S T"]
-    edges_s: Int[Tensor, "G S 2"]
-    edges_t: Int[Tensor, "G T 2"]
-    valid: Bool[Tensor, "G N"]
-    order: Int[Tensor, "G N"]
-
-
-def edge_affinity(
-    nodes_s: Float[Tensor, "G N F"],
-    nodes_t: Float[Tensor, "G N F"],
-    edges_s: Int[Tensor, "G S 2"],
-    edges_t: Int[Tensor, "G T 2"],
-) -> Float[Tensor, "G S T"]:
-    """Return c^e(ij, ab) = cos(z^s_i - z^s_j, z^t_a - z^t_b), in [-1, 1]; 0 where two nodes coincide."""
-    return edge_directions(nodes_s, edges_s) @ edge_directions(nodes_t, edges_t).transpose(1, 2)
-
-
-def edge_directions(nodes: Float[Tensor, "G N F"], edges: Int[Tensor, "G E 2"]) -> Float[Tensor, "G E F"]:
-    """Return (z_i - z_j) / |z_i - z_j| for each edge; 0 where the difference is within the rounding of z_i and z_j."""
-    ends = [nodes.gather(1, edges[..., side, None].expand(-1, -1, nodes.shape[2])) for side in (0, 1)]
-    with torch.no_grad():
-        lengths = ends[0].norm(dim=-1, keepdim=True) + ends[1].norm(dim=-1, keepdim=True)
-        floor = 8 * torch.finfo(nodes.dtype).eps * lengths
-    return normalize(ends[0] - ends[1], floor=floor)
 
 
 def local_affinity(

@@ -14,18 +14,15 @@ from medalign_core.metrics.collapse import embedding_std
 from medalign_core.models.encoders import ImageEncoder
 from medalign_core.models.projector import GraphConvolutions, new_projector
 from medalign_core.objectives.holes import stand_ins
-from medalign_core.objectives.lvm_med.affinity import (
-    Affinities,
-    best_location_matches,
-    edge_affinity,
-    local_affinity,
-)
+from medalign_core.objectives.lvm_med.affinity import best_location_matches, local_affinity
 from medalign_core.objectives.lvm_med.loss import Perturbation, draw_orders, matching_loss, matching_problem
 from medalign_core.objectives.lvm_med.settings import LVMMed
 from medalign_core.ops.cosine import at_least_float32, cosine_table
 from medalign_core.ops.draws import generator
 from medalign_core.ops.graphs import adjacency, edge_mask, knn_edges
 from medalign_core.ops.location import location_grid
+from medalign_core.solvers.affinities import Affinities
+from medalign_core.solvers.implicit import MatchingGradient
 from medalign_core.types import DrawKey, ImageBatch
 
 
@@ -92,6 +89,7 @@ class LVMMedModule(nn.Module):
                 kind=settings.graph_layer,
             )
         self._solver = settings.matcher()
+        self._gradient = MatchingGradient(strength=settings.strength, estimator=settings.estimator)
 
     def forward(self, batch: ImageBatch) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
         """Return (loss, stats) of one micro-batch with two views.
@@ -108,13 +106,15 @@ class LVMMedModule(nn.Module):
         """
         affinities, features, _ = self._affinities(batch)
         values = self.settings.values()
-        perturbation = Perturbation(noise=values.noise, scale=values.noise_scale) if self.training else None
+        perturbation = None
+        if self.training:
+            perturbation = Perturbation(noise=values.noise, scale=values.noise_scale, samples=self.settings.samples)
         loss, stats, _ = matching_loss(
-            affinities, batch.key, solver=self._solver, strength=self.settings.strength, perturbation=perturbation
+            affinities, batch.key, solver=self._solver, gradient=self._gradient, perturbation=perturbation
         )
         stats["embedding_std"] = embedding_std(features.nodes[0].flatten(0, 1), features.valid.flatten())
-        stats["retrieval_accuracy"] = _retrieval_accuracy(affinities)
-        stats["edge_overlap"] = _edge_overlap(affinities)
+        stats["retrieval_accuracy"] = _retrieval_accuracy(affinities, features.valid)
+        stats["edge_overlap"] = _edge_overlap(affinities, features.valid)
         return loss, stats
 
     @torch.no_grad()
@@ -132,7 +132,12 @@ class LVMMedModule(nn.Module):
         return Match(
             matching=solution.matching,
             vertex_affinity=affinities.vertex,
-            edge_affinity=affinities.edge,
+            edge_affinity=torch.where(
+                edge_mask(affinities.edges_s, features.valid)[:, :, None]
+                & edge_mask(affinities.edges_t, features.valid)[:, None, :],
+                affinities.edge_table(),
+                0.0,
+            ),
             edges_s=affinities.edges_s,
             edges_t=affinities.edges_t,
             cells_s=cells_s,
@@ -189,10 +194,10 @@ class LVMMedModule(nn.Module):
                 *features.cells, *features.grid, matches=values.local_matches, reduction=values.local_reduction
             )
             vertex = settings.alpha * vertex + (1 - settings.alpha) * local
-        edge = edge_affinity(nodes_s, nodes_t, *edges)
         return Affinities(
             vertex=torch.where(valid[:, :, None] & valid[:, None, :], vertex, 0.0),
-            edge=torch.where(masks[0][:, :, None] & masks[1][:, None, :], edge, 0.0),
+            nodes_s=nodes_s,
+            nodes_t=nodes_t,
             edges_s=edges[0],
             edges_t=edges[1],
             valid=valid,
@@ -214,9 +219,8 @@ class LVMMedModule(nn.Module):
         return hidden.unflatten(0, nodes.shape[:2]).unbind(dim=0)
 
 
-def _retrieval_accuracy(affinities: Affinities) -> Float[Tensor, ""]:
+def _retrieval_accuracy(affinities: Affinities, valid: Bool[Tensor, "G N"]) -> Float[Tensor, ""]:
     """Return the share of valid nodes of s whose best vertex affinity, among valid nodes of t, is their own."""
-    valid = affinities.valid
     others = torch.where(valid[:, None, :], affinities.vertex.detach(), -torch.inf)
     own = torch.diagonal(others, dim1=1, dim2=2)
     # strictly better than every other: ties, as of a collapsed encoder, do not count as found
@@ -225,8 +229,7 @@ def _retrieval_accuracy(affinities: Affinities) -> Float[Tensor, ""]:
     return found.sum() / valid.sum().clamp(min=1)
 
 
-def _edge_overlap(affinities: Affinities) -> Float[Tensor, ""]:
+def _edge_overlap(affinities: Affinities, valid: Bool[Tensor, "G N"]) -> Float[Tensor, ""]:
     """Return the share of edges of s, between valid nodes, that t has as well."""
-    valid, size = affinities.valid, affinities.valid.shape[1]
-    tables = [adjacency(e, size, mask=edge_mask(e, valid)) for e in (affinities.edges_s, affinities.edges_t)]
+    tables = [adjacency(e, valid.shape[1], mask=edge_mask(e, valid)) for e in (affinities.edges_s, affinities.edges_t)]
     return (tables[0] & tables[1]).sum() / tables[0].sum().clamp(min=1)

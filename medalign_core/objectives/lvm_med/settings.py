@@ -18,7 +18,7 @@ class PresetValues(NamedTuple):
     local_matches: int
     local_reduction: Literal["mean", "sum"]
     edge_weight: float
-    noise: Literal["gumbel", "margin"]
+    noise: Literal["gumbel", "sum_of_gamma", "margin"]
     noise_scale: float
 
 
@@ -55,8 +55,11 @@ class LVMMed:
         edge_weight: w, weight of the second-order term in the matching problem.
         strength: lambda of the gradient estimator. The published 80 is saturated: every value above about 10 gives
             the same gradient but for its length, 1 / lambda.
-        noise: what perturbs the affinities in training: "gumbel" on every vertex and edge affinity, or "margin", a
-            constant off the affinity of the true pairs.
+        estimator: "homogeneous", linear in the gradient that comes in, or "compat", as published: loss scales and means
+            over graphs change its target instead of its length (see solvers.implicit).
+        samples: draws of the noise, each matched, whose gradients are averaged; the paper has 1.
+        noise: what perturbs the affinities in training: "gumbel" on every vertex and edge affinity, "sum_of_gamma"
+            likewise (I-MLE's noise for structures), or "margin", a constant off the affinity of the true pairs.
         noise_scale: the scale of the Gumbel draws, or the margin; 0 for none. The paper's Gumbel(0, 1) is large against
             cosines; the same group's later code has 0.05.
         second_order: False matches by vertex affinities alone, a linear assignment.
@@ -80,7 +83,9 @@ class LVMMed:
     local_reduction: Literal["mean", "sum"] | None = None
     edge_weight: float | None = None
     strength: float = 80.0
-    noise: Literal["gumbel", "margin"] | None = None
+    estimator: Literal["homogeneous", "compat"] = "homogeneous"
+    samples: int = 1
+    noise: Literal["gumbel", "sum_of_gamma", "margin"] | None = None
     noise_scale: float | None = None
     second_order: bool = True
     message_passing: bool = True
@@ -95,7 +100,7 @@ class LVMMed:
                 "graph_size must be >= 2 and neighbours in [1, graph_size - 1], "
                 f"got {self.graph_size} and {self.neighbours}."
             )
-        for name in ("projection_size", "projector_depth", "graph_layers", "graph_width"):
+        for name in ("projection_size", "projector_depth", "graph_layers", "graph_width", "samples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}.")
         if not 0 <= self.graph_dropout < 1:
@@ -116,10 +121,15 @@ class LVMMed:
             raise ValueError(f"projector_norm must be 'none' or 'batch', got {self.projector_norm!r}.")
         if self.graph_layer not in ("gcn", "graph_conv"):
             raise ValueError(f"graph_layer must be 'gcn' or 'graph_conv', got {self.graph_layer!r}.")
-        if values.local_reduction not in ("mean", "sum") or values.noise not in ("gumbel", "margin"):
+        if values.local_reduction not in ("mean", "sum") or values.noise not in ("gumbel", "sum_of_gamma", "margin"):
             raise ValueError(
-                "local_reduction must be 'mean' or 'sum' and noise 'gumbel' or 'margin', "
+                "local_reduction must be 'mean' or 'sum' and noise 'gumbel', 'sum_of_gamma' or 'margin', "
                 f"got {values.local_reduction!r} and {values.noise!r}."
+            )
+        if self.estimator not in ("homogeneous", "compat") or (self.estimator == "compat" and self.samples > 1):
+            raise ValueError(
+                "estimator must be 'homogeneous', or 'compat' with samples = 1, "
+                f"got {self.estimator!r} with samples = {self.samples}."
             )
         if self.solver.edge_weight != GraphMatching.edge_weight or not self.solver.second_order:
             raise ValueError("set edge_weight and second_order of the objective, not of its solver.")
