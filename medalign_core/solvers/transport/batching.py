@@ -11,7 +11,7 @@ from medalign_core.solvers.transport.outcome import Outcome
 from medalign_core.solvers.transport.problem import Problem
 from medalign_core.solvers.transport.reduced import Reduced, is_narrow, reduce
 
-CACHE_BYTES = 1 << 20  # of kernel per chunk on the CPU: half a level-2 cache with its temporaries
+CACHE_BYTES = 1 << 22  # of kernel per chunk on the CPU: a share of the last cache; smaller ones drown in calls
 DEVICE_BYTES = 1 << 28  # elsewhere: few launches, bounded temporaries
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,9 +10,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from medalign_core.solvers.transport.problem import Problem
+from medalign_core.solvers.transport.reduced import Columns, Reduced, Rows, potentials
 from medalign_core.solvers.transport.status import Status
 
-PATIENCE = 3  # evaluations without progress, close to the precision of the dtype, before a problem has stalled
+PATIENCE = 3  # evaluations
 MARGIN = 0.5  # of tol is aimed at: the rows' equations hold but for rounding, which needs room in float32
 
 
@@ -58,48 +60,86 @@ class Outcome:
 
 @dataclass
 class Progress:
-    """Which problems of a batch are done. A problem's answer never depends on its neighbours: each has its own clock.
+    """Which problems of a chunk still run. An answer never depends on neighbours: each problem has its own clock.
 
     Attributes:
-        status: -1 while a problem runs, then its Status.
-        best: the smallest residual so far.
+        running: those without an outcome.
+        place: their place in the chunk.
+        best: their smallest residual so far.
         stale: evaluations since it last fell by a tenth.
     """
 
-    status: Int[Tensor, " P"]
+    running: Bool[Tensor, " P"]
+    place: Int[Tensor, " P"]
     best: Float[Tensor, " P"]
     stale: Int[Tensor, " P"]
 
     @classmethod
-    def start(cls, residual_like: Float[Tensor, "P ..."]) -> Progress:
+    def start(cls, like: Float[Tensor, "P N"]) -> Progress:
         """Return the bookkeeping of problems none of which has been evaluated."""
-        count = residual_like.shape[:1]
-        running = torch.full(count, -1, dtype=torch.int32, device=residual_like.device)
-        return cls(running, residual_like.new_full(count, torch.inf), torch.zeros_like(running))
+        count, device = len(like), like.device
+        running = torch.ones(count, dtype=torch.bool, device=device)
+        place = torch.arange(count, device=device)
+        return cls(running, place, like.new_full((count,), torch.inf), torch.zeros_like(place))
 
     def take(self, rows: Tensor) -> Progress:
         """Return some of the problems."""
-        return Progress(self.status[rows], self.best[rows], self.stale[rows])
+        return Progress(*(value[rows] for value in vars(self).values()))
 
-    def update(
-        self, residual: Float[Tensor, " P"], *, mass: Float[Tensor, " P"], tol: float, last: bool
-    ) -> Bool[Tensor, " P"]:
-        """Judge a new residual; return the problems that end with it.
+    def update(self, columns: Columns, *, tol: float, iteration: int, last: bool) -> Bool[Tensor, " P"]:
+        """Judge the residuals of new points and return the problems that end with them.
 
-        Args:
-            residual: of the point just evaluated.
-            mass: of its plan; how small a residual can get is relative to it.
-            tol: where a problem has converged.
-            last: the iteration limit has come.
+        A problem has stalled when its residual no longer falls although it is small: at once where it is below what
+        rounding x leaves of it (half a unit in the last place of x is that much of each mass), after PATIENCE
+        evaluations where it is merely below the root of the dtype's precision.
         """
-        falls = residual < 0.9 * self.best
-        self.stale = torch.where(falls, 0, self.stale + 1)
+        residual = columns.residual
+        ends = residual <= MARGIN * tol
+        if last:
+            ends = torch.ones_like(ends)
+        elif iteration >= 2:
+            self.stale = (self.stale + 1) * (residual >= 0.9 * self.best)
+            relative = residual / columns.log_mass[:, 0].exp()
+            precision = torch.finfo(residual.dtype).eps
+            rounding = precision * columns.x.abs().amax(dim=1)
+            ends |= (relative <= rounding) & (self.stale >= 1)
+            ends |= (relative <= precision**0.5) & (self.stale >= PATIENCE)
         self.best = torch.minimum(residual, self.best)
-        close = residual <= mass * torch.finfo(residual.dtype).eps ** 0.5
-        stalled = close & (self.stale >= PATIENCE)
-        verdict = torch.where(stalled, int(Status.STALLED), int(Status.ITERATION_LIMIT) if last else -1)
-        fine = (residual <= MARGIN * tol) | ((residual <= tol) & (verdict >= 0))
-        verdict = torch.where(fine, int(Status.CONVERGED), verdict)
-        ends = (self.status < 0) & (verdict >= 0)
-        self.status = torch.where(ends, verdict, self.status).to(torch.int32)
+        ends &= self.running
+        self.running = self.running & ~ends
         return ends
+
+
+def store_ended(
+    out: Outcome, progress: Progress, ended: Callable[[], Outcome], *, ends: Bool[Tensor, " P"]
+) -> int | None:
+    """Write the problems that end here to `out` and, on the CPU, return how many still run.
+
+    Args:
+        out: the outcome of the whole chunk.
+        progress: says where in it the problems at hand belong.
+        ended: makes the outcome of all problems at hand; not called on the CPU where none ends.
+        ends: which of them end.
+    """
+    if out.f.device.type != "cpu":
+        for name, value in vars(ended()).items():
+            kept = getattr(out, name)
+            kept.copy_(torch.where(ends[:, None] if value.ndim == 2 else ends, value, kept))
+        return None
+    count = int(ends.sum())
+    if count == len(ends):
+        out.store(progress.place, ended())
+    elif count:
+        out.store(progress.place[ends], Outcome(*(value[ends] for value in vars(ended()).values())))
+    return int(progress.running.sum())
+
+
+def outcome_at(
+    reduced: Reduced, columns: Columns, rows: Rows, *, tol: float, iteration: int, last: bool
+) -> Outcome:
+    """Return what the problems have as their outcome if they end at this point."""
+    f, g = potentials(reduced, columns.x, rows.log_z + columns.shift)
+    otherwise = Status.ITERATION_LIMIT if last else Status.STALLED
+    status = torch.full_like(columns.residual, int(otherwise), dtype=torch.int32)
+    status.masked_fill_(columns.residual <= tol, int(Status.CONVERGED))
+    return Outcome(f, g, columns.residual, torch.full_like(status, iteration), status)

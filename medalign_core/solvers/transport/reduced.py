@@ -25,7 +25,7 @@ from torch import Tensor
 
 from medalign_core.solvers.transport.problem import Problem
 
-KERNEL_SPAN = {torch.float32: 40.0, torch.float64: 300.0}  # e^{-2 span} is still a normal number
+KERNEL_SPAN = 40.0  # e^{-2 span} is still a normal float32
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,9 @@ class Reduced:
         exponent: -(C - min_n C) / eps, -inf in columns without weight; None where `kernel` stands for it.
         kernel: its exp, None where costs span too much for it; then every evaluation takes its own exp.
         row_low: min_n C, over live columns.
-        row_log: log r_m less slack_a log Z_m.
-        row_share: r_m / R where rows are hard, else None.
+        row_log: log r_m less slack_a log Z_m, less row_top.
+        row_top: its largest, so that row_log <= 0.
+        row_weight: exp(row_log), where there is a kernel or rows are hard.
         log_b: log b, 0 in columns without weight.
         log_beta: log of the reference weight, -inf in columns without weight.
         live: columns with weight; None where all have.
@@ -49,7 +50,8 @@ class Reduced:
     kernel: Float[Tensor, "P N M"] | None
     row_low: Float[Tensor, "P M"]
     row_log: Float[Tensor, "P M"]
-    row_share: Float[Tensor, "P M"] | None
+    row_top: Float[Tensor, "P 1"]
+    row_weight: Float[Tensor, "P M"] | None
     log_b: Float[Tensor, "P N"]
     log_beta: Float[Tensor, "P N"]
     live: Bool[Tensor, "P N"] | None
@@ -72,17 +74,22 @@ class Rows:
         q: Q.
         v: None where it is 1.
         s: s_m = sum_n v_n Q_nm.
-        log_z: log Z_m, of costs less their row minimum.
-        share: r_m / R.
-        log_mass: log R.
+        top: log Z_m = log s_m + top, of costs less their row minimum.
+        weight: r_m / s_m^2, over e^log_scale.
+        log_scale: see there.
     """
 
     q: Float[Tensor, "P N M"]
     v: Float[Tensor, "P N"] | None
     s: Float[Tensor, "P M"]
-    log_z: Float[Tensor, "P M"]
-    share: Float[Tensor, "P M"]
-    log_mass: Float[Tensor, "P 1"]
+    top: Float[Tensor, "P #M"]
+    weight: Float[Tensor, "P M"]
+    log_scale: Float[Tensor, "P 1"]
+
+    @property
+    def log_z(self) -> Float[Tensor, "P M"]:
+        """Return log Z_m, of costs less their row minimum."""
+        return self.s.log() + self.top
 
 
 @dataclass(frozen=True)
@@ -110,7 +117,7 @@ class Columns:
 
 def is_narrow(problem: Problem) -> Bool[Tensor, " P"]:
     """Return the problems whose kernel exp(-C / eps) may be formed once and kept."""
-    return problem.span <= KERNEL_SPAN[problem.cost.dtype] * problem.epsilon
+    return problem.span <= KERNEL_SPAN * problem.epsilon
 
 
 def reduce(problem: Problem, *, narrow: bool) -> Reduced:
@@ -124,14 +131,20 @@ def reduce(problem: Problem, *, narrow: bool) -> Reduced:
         cost = torch.where(live[:, :, None], cost, torch.inf)
     row_low = cost.amin(dim=1)
     exponent = cost.sub_(row_low[:, None, :]).mul_(-1 / problem.epsilon)
-    log_b = b.log() if live is None else torch.where(live, b, 1.0).log()
+    log_a, log_b = _log(a), _log(b) if live is None else torch.where(live, b, 1.0).log()
     log_beta = torch.zeros_like(log_b) if problem.counting else log_b
+    row_log = log_a * (problem.tau_a if problem.counting else 1.0)
+    if not math.isinf(problem.rho_a):
+        row_log = row_log - row_low / (problem.rho_a + problem.epsilon)
+    row_top = row_log.amax(dim=1, keepdim=True)
+    row_log = row_log - row_top
     return Reduced(
         exponent=None if narrow else exponent,
         kernel=exponent.exp_() if narrow else None,
         row_low=row_low,
-        row_log=a.log() * (problem.tau_a if problem.counting else 1.0) - row_low / (problem.rho_a + problem.epsilon),
-        row_share=a / a.sum(dim=1, keepdim=True) if math.isinf(problem.rho_a) else None,
+        row_log=row_log,
+        row_top=row_top,
+        row_weight=row_log.exp() if narrow or math.isinf(problem.rho_a) else None,
         log_b=log_b,
         log_beta=log_beta if live is None else torch.where(live, log_beta, -torch.inf),
         live=live,
@@ -140,53 +153,69 @@ def reduce(problem: Problem, *, narrow: bool) -> Reduced:
     )
 
 
+def _log(weight: Tensor) -> Tensor:
+    """Return the log, of one row only where an expanded tensor repeats it."""
+    rows, columns = (slice(0, 1) if stride == 0 else slice(None) for stride in weight.stride())
+    return weight[rows, columns].log().expand_as(weight)
+
+
 def evaluate_rows(reduced: Reduced, x: Float[Tensor, "P N"]) -> Rows:
     """Return the row side at x; one pass over the kernel, two with an exp of its own."""
-    logits = reduced.log_beta + x
+    logits, slack = reduced.log_beta + x, reduced.problem.slack_a
     if reduced.kernel is not None:
         top = logits.amax(dim=1, keepdim=True)
         q, v = reduced.kernel, (logits - top).exp()  # v <= 1, so s >= min of the kernel: no over- or underflow
         s = torch.bmm(v[:, None, :], q)[:, 0]
-    else:
-        assert reduced.exponent is not None
-        q, v = torch.add(reduced.exponent, logits[:, :, None], out=reduced.room), None
-        top = q.amax(dim=1)
-        q = q.sub_(top[:, None, :]).exp_()
-        s = q.sum(dim=1)
-    log_z = s.log() + top
-    if reduced.row_share is not None:
-        return Rows(q, v, s, log_z, reduced.row_share, reduced.problem.a.sum(dim=1, keepdim=True).log())
-    log_r = torch.add(reduced.row_log, log_z, alpha=reduced.problem.slack_a)
-    top = log_r.amax(dim=1, keepdim=True)
-    share = log_r.sub_(top).exp_()
-    total = share.sum(dim=1, keepdim=True)
-    return Rows(q, v, s, log_z, share.div_(total), top + total.log())
+        assert reduced.row_weight is not None
+        weight = s.log().mul_(slack - 2).exp_().mul_(reduced.row_weight)
+        return Rows(q, v, s, top, weight, torch.add(reduced.row_top, top, alpha=slack))
+    assert reduced.exponent is not None
+    q = torch.add(reduced.exponent, logits[:, :, None], out=reduced.room)
+    top = q.amax(dim=1)
+    q = q.sub_(top[:, None, :]).exp_()
+    s = q.sum(dim=1)  # >= 1
+    if reduced.row_weight is not None:
+        return Rows(q, None, s, top, reduced.row_weight / s.square(), reduced.row_top)
+    log_r = torch.add(reduced.row_log, s.log() + top, alpha=slack)
+    most = log_r.amax(dim=1, keepdim=True)
+    weight = log_r.sub_(most).exp_().div_(s.square())
+    return Rows(q, None, s, top, weight, reduced.row_top + most)
 
 
-def gram(reduced: Reduced, rows: Rows) -> Float[Tensor, "P N N"]:
-    """Return A_nk = sum_m r_m p_mn p_mk over the mass; its row sums are the column masses, since sum_n p_mn = 1.
+def gram(reduced: Reduced, rows: Rows) -> tuple[Float[Tensor, "P N N"], Float[Tensor, "P 1"]]:
+    """Return A_nk = sum_m r_m p_mn p_mk over its sum R, and log R.
 
-    Without a kernel q is overwritten.
+    Row sums are the column masses, since sum_n p_mn = 1. Without a kernel q is overwritten.
     """
-    if reduced.kernel is None:  # q lives in the room: use the root of the weights on it
-        weighted = rows.q.mul_((rows.share.sqrt() / rows.s)[:, None, :])
+    if reduced.kernel is None:
+        weighted = rows.q.mul_(rows.weight.sqrt()[:, None, :])
         a = torch.bmm(weighted, weighted.transpose(1, 2))
     else:
-        weighted = torch.mul(rows.q, (rows.share / rows.s.square())[:, None, :], out=reduced.room)
+        weighted = torch.mul(rows.q, rows.weight[:, None, :], out=reduced.room)
         a = torch.bmm(weighted, rows.q.transpose(1, 2))
-    return a if rows.v is None else a.mul_(rows.v[:, :, None] * rows.v[:, None, :])
+    if rows.v is not None:
+        a.mul_(rows.v[:, :, None]).mul_(rows.v[:, None, :])
+    total = a.sum(dim=(1, 2), keepdim=True)
+    return a.div_(total), rows.log_scale + total[:, :, 0].log()
 
 
-def column_share(rows: Rows) -> Float[Tensor, "P N"]:
-    """Return c_n = sum_m r_m p_mn over the mass."""
-    c = torch.bmm(rows.q, (rows.share / rows.s)[:, :, None])[:, :, 0]
-    return c if rows.v is None else c * rows.v
+def column_share(rows: Rows) -> tuple[Float[Tensor, "P N"], Float[Tensor, "P 1"]]:
+    """Return c_n = sum_m r_m p_mn over its sum R, and log R."""
+    c = torch.bmm(rows.q, (rows.weight * rows.s)[:, :, None])[:, :, 0]
+    c = c if rows.v is None else c * rows.v
+    total = c.sum(dim=1, keepdim=True)
+    return c / total, rows.log_scale + total.log()
 
 
 def evaluate_columns(
-    reduced: Reduced, x: Float[Tensor, "P N"], rows: Rows, c: Float[Tensor, "P N"], *, shifted: bool = True
+    reduced: Reduced,
+    x: Float[Tensor, "P N"],
+    c: Float[Tensor, "P N"],
+    log_mass: Float[Tensor, "P 1"],
+    *,
+    shifted: bool = True,
 ) -> Columns:
-    """Return the column side; without `shifted` x stays where it is, as in plain Sinkhorn."""
+    """Return the column side from c and log R; without `shifted` x stays where it is, as in plain Sinkhorn."""
     problem = reduced.problem
     log_target = reduced.log_b - x * (problem.epsilon / problem.rho_b)
     if reduced.live is not None:
@@ -194,9 +223,9 @@ def evaluate_columns(
     log_total = torch.logsumexp(log_target, dim=1, keepdim=True)
     target = (log_target - log_total).exp()
     stiffness = problem.slack_a + problem.epsilon / problem.rho_b  # of the mass equation, in units of x
-    shift = (log_total - rows.log_mass) / stiffness if shifted and stiffness > 0 else torch.zeros_like(log_total)
+    shift = (log_total - log_mass) / stiffness if shifted and stiffness > 0 else torch.zeros_like(log_total)
     x = x + shift
-    log_mass = rows.log_mass + problem.slack_a * shift
+    log_mass = torch.add(log_mass, shift, alpha=problem.slack_a)
     excess = c.clamp_min(torch.finfo(c.dtype).tiny).log() + log_mass - reduced.log_b
     fixed_point = -problem.tau_b * excess - problem.slack_b * x
     if reduced.live is not None:

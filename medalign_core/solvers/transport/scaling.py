@@ -1,11 +1,12 @@
-"""Sinkhorn's alternating updates on the reduced dual, plain or with the optimal common shift, for many problems at once."""
+"""Sinkhorn's alternating updates on the reduced dual, plain or with the optimal common shift."""
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
-from medalign_core.solvers.transport.newton import store_ended
-from medalign_core.solvers.transport.outcome import Outcome, Progress
+from medalign_core.solvers.transport.outcome import Outcome, Progress, outcome_at, store_ended
 from medalign_core.solvers.transport.reduced import Reduced, column_share, evaluate_columns, evaluate_rows
 
 
@@ -24,19 +25,20 @@ def sweep(reduced: Reduced, *, tol: float, max_sweeps: int, shifted: bool) -> Ou
         max_sweeps: most sweeps of a problem.
         shifted: whether the common shift is solved for.
     """
-    out, on_host = Outcome.empty(reduced.problem), reduced.problem.cost.device.type == "cpu"
+    out = Outcome.empty(reduced.problem)
     x = torch.zeros_like(reduced.log_b)
-    progress, place = Progress.start(x), torch.arange(len(x), device=x.device)
+    progress = Progress.start(x)
     for count in range(max_sweeps + 1):
+        last = count == max_sweeps
         rows = evaluate_rows(reduced, x)
-        columns = evaluate_columns(reduced, x, rows, column_share(rows), shifted=shifted)
-        mass = columns.log_mass[:, 0].exp()
-        ends = progress.update(columns.residual, mass=mass, tol=tol, last=count == max_sweeps)
-        store_ended(out, reduced, columns, rows.log_z, progress, ends=ends, place=place, iteration=count)
-        if count == max_sweeps or (on_host and bool((progress.status >= 0).all())):
+        columns = evaluate_columns(reduced, x, *column_share(rows), shifted=shifted)
+        ends = progress.update(columns, tol=tol, iteration=count, last=last)
+        ended = partial(outcome_at, reduced, columns, rows, tol=tol, iteration=count, last=last)
+        left = store_ended(out, progress, ended, ends=ends)
+        if last or left == 0:
             break
         x = columns.x + columns.fixed_point
-        running = (progress.status < 0).nonzero()[:, 0] if on_host else place
-        if 2 * len(running) <= len(x):
-            reduced, x, progress, place = reduced.take(running), x[running], progress.take(running), place[running]
+        if left is not None and 2 * left <= len(x):
+            running = progress.running.nonzero()[:, 0]
+            reduced, x, progress = reduced.take(running), x[running], progress.take(running)
     return out
