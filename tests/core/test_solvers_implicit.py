@@ -123,7 +123,7 @@ def test_the_gradient_is_linear_in_what_comes_in(strength, scale):
 
 
 def scaled_by_amp(estimator: str) -> list[Tensor]:
-    """The gradient of one weight after a mixed-precision scaler of 65536 has scaled and unscaled it, and the plain one."""
+    """The gradient of one weight after a mixed-precision scaler has scaled and unscaled it, and the plain one."""
     nodes, found = views(2, sigma=2.0), []
     for scale in (65536.0, 1.0):
         weight = torch.ones(12, requires_grad=True)
