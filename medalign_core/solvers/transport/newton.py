@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from medalign_core.solvers.transport.outcome import Outcome, Progress, outcome_at, store_ended
-from medalign_core.solvers.transport.problem import Problem
+from medalign_core.solvers.transport.outcome import Evaluation, Outcome, Progress, settle
+from medalign_core.solvers.transport.problem import Constants
 from medalign_core.solvers.transport.reduced import (
     Columns,
     Reduced,
+    Rows,
+    column_share,
     evaluate_columns,
     evaluate_rows,
     gram,
@@ -64,26 +65,36 @@ def newton(reduced: Reduced, *, tol: float, max_iterations: int) -> Outcome:
         tol: residual at which a problem has converged.
         max_iterations: most steps of a problem.
     """
-    out = Outcome.empty(reduced.problem)
+    out = Outcome.empty(reduced.room.transpose(1, 2))
     x = torch.zeros_like(reduced.log_b)
     progress, step = Progress.start(x), None
     for iteration in range(max_iterations + 1):
         last = iteration == max_iterations
         rows = evaluate_rows(reduced, x)
-        a, log_mass = gram(reduced, rows)
-        columns = evaluate_columns(reduced, x, a.sum(dim=2), log_mass)
-        ends = progress.update(columns, tol=tol, iteration=iteration, last=last)
-        ended = partial(outcome_at, reduced, columns, rows, tol=tol, iteration=iteration, last=last)
-        count = store_ended(out, progress, ended, ends=ends)
+        # A is the dearest part: from the third point on, first see who needs it
+        a, (c, log_mass) = None, column_share(rows) if iteration >= 2 else (None, None)
+        if c is None:
+            a, log_mass = gram(reduced, rows)
+            c = a.sum(dim=2)
+        columns = evaluate_columns(reduced, x, c, log_mass)
+        count = settle(out, progress, Evaluation(reduced, rows, columns, iteration), tol=tol, last=last)
         if last or count == 0:
             break
         if count is not None and 2 * count <= len(x):
             running = progress.running.nonzero()[:, 0]
-            reduced, progress = reduced.take(running), progress.take(running)
-            columns, a, step = _take(columns, running), a[running], step and step.take(running)
-        step = _next_step(reduced, columns, a, step)
+            reduced, rows = _take_rows(reduced, rows, running)
+            progress, columns = progress.take(running), _take(columns, running)
+            a, step = a if a is None else a[running], step and step.take(running)
+        step = _next_step(reduced, columns, gram(reduced, rows)[0] if a is None else a, step)
         x = step.origin.x + step.direction
     return out
+
+
+def _take_rows(reduced: Reduced, rows: Rows, running: Tensor) -> tuple[Reduced, Rows]:
+    part = reduced.take(running)
+    if part.kernel is None:
+        part = replace(part, room=rows.q[running])
+    return part, rows.take(running, q=part.room if part.kernel is None else part.kernel)
 
 
 def _take(columns: Columns, rows: Tensor) -> Columns:
@@ -100,8 +111,8 @@ def _next_step(reduced: Reduced, columns: Columns, a: Tensor, step: Step | None)
     too_long = slope > OVERSHOOT * step.slope
     if too_long.device.type == "cpu" and not bool(too_long.any()):
         return new
-    start = _curvature(reduced.problem, step.origin, step.gram, step.direction)
-    end = _curvature(reduced.problem, columns, a, step.direction)
+    start = _curvature(reduced.constants, step.origin, step.gram, step.direction)
+    end = _curvature(reduced.constants, columns, a, step.direction)
     part = _zero_of_cubic((step.slope, start), (slope, end))
     old = Step(step.origin, step.gram, step.direction * part, step.slope * part)
     return _choose(too_long, old, new)
@@ -114,9 +125,7 @@ def _choose(first: Tensor, old: Step, new: Step) -> Step:
         return torch.where(first.reshape(-1, *[1] * (x.ndim - 1)), x, y)
 
     origin = Columns(*map(pick, vars(old.origin).values(), vars(new.origin).values()))
-    return Step(
-        origin, pick(old.gram, new.gram), pick(old.direction, new.direction), pick(old.slope, new.slope)
-    )
+    return Step(origin, pick(old.gram, new.gram), pick(old.direction, new.direction), pick(old.slope, new.slope))
 
 
 def _slope(columns: Columns, direction: Tensor) -> Tensor:
@@ -125,31 +134,28 @@ def _slope(columns: Columns, direction: Tensor) -> Tensor:
 
 
 def _newton_direction(reduced: Reduced, columns: Columns, a: Tensor) -> Tensor:
-    """Solve the N x N system, scaled by 1/sqrt(c) on both sides so that columns of tiny mass do no harm."""
-    problem, limits = reduced.problem, torch.finfo(a.dtype)
-    root = columns.c.clamp_min(limits.tiny).sqrt()
-    right = columns.fixed_point - (columns.c * columns.fixed_point).sum(dim=1, keepdim=True)  # c sums to 1
-    scale = root[:, :, None] * root[:, None, :]
-    matrix = scale - (a / scale).mul_(problem.tau_a * problem.tau_b)
+    """Solve the N x N system with row n divided by c_n, so that columns of tiny mass do no harm: (I - tau^2 S) d = T - x."""
+    constants, limits = reduced.constants, torch.finfo(a.dtype)
+    c, fixed_point = columns.c.clamp_min(limits.tiny), columns.fixed_point
+    right = fixed_point - (columns.c * fixed_point).sum(dim=1, keepdim=True)  # c sums to 1
+    matrix = (a / c[:, :, None]).mul_(-constants.tau_a * constants.tau_b).add_(columns.c[:, None, :])
     ridge: Tensor | float = 1 + 16 * limits.eps
     if reduced.kernel is None:
         ridge = ridge + DAMPING * (columns.c - columns.target).abs().sum(dim=1, keepdim=True)
     matrix.diagonal(dim1=1, dim2=2).add_(ridge)
-    # its eigenvalues are >= the ridge but for rounding, so no factorisation needs to look for a pivot's sign
-    direction, info = torch.linalg.solve_ex(matrix, (root * right)[:, :, None])
-    direction = direction[:, :, 0] / root
+    direction, info = torch.linalg.solve_ex(matrix, right)
     if info.device.type == "cpu" and not bool(info.any()):
         return direction
-    return torch.where((info == 0)[:, None], direction, columns.fixed_point)  # a sweep, which always descends
+    return torch.where((info == 0)[:, None], direction, fixed_point)  # a sweep, which always descends
 
 
-def _curvature(problem: Problem, columns: Columns, a: Tensor, direction: Tensor) -> Tensor:
+def _curvature(constants: Constants, columns: Columns, a: Tensor, direction: Tensor) -> Tensor:
     """Return the derivative of `_slope` along `direction`."""
     along = torch.bmm(a, direction[:, :, None])[:, :, 0]
     mean_c, mean_target = ((weight * direction).sum(dim=1, keepdim=True) for weight in (columns.c, columns.target))
-    of_plan = (columns.c * direction.square() - problem.tau_a * direction * along).sum(dim=1, keepdim=True)
+    of_plan = (columns.c * direction.square() - constants.tau_a * direction * along).sum(dim=1, keepdim=True)
     of_target = (columns.target * (direction - mean_target).square()).sum(dim=1, keepdim=True)
-    return of_plan - problem.slack_a * mean_c.square() + (problem.epsilon / problem.rho_b) * of_target
+    return of_plan - constants.slack_a * mean_c.square() + (constants.epsilon / constants.rho_b) * of_target
 
 
 def _zero_of_cubic(start: tuple[Tensor, Tensor], end: tuple[Tensor, Tensor]) -> Tensor:

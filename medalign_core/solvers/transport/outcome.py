@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from medalign_core.solvers.transport.problem import Problem
 from medalign_core.solvers.transport.reduced import Columns, Reduced, Rows, potentials
 from medalign_core.solvers.transport.status import Status
 
@@ -36,9 +34,9 @@ class Outcome:
     status: Int[Tensor, " P"]
 
     @classmethod
-    def empty(cls, problem: Problem) -> Outcome:
-        """Return room for the outcome of every problem."""
-        like, (count, rows, columns) = problem.cost, problem.cost.shape
+    def empty(cls, like: Float[Tensor, "P M N"]) -> Outcome:
+        """Return room for the outcome of every problem whose cost has this shape, dtype and device."""
+        count, rows, columns = like.shape
         with torch.no_grad():
             return cls(
                 f=like.new_zeros(count, rows),
@@ -110,36 +108,44 @@ class Progress:
         return ends
 
 
-def store_ended(
-    out: Outcome, progress: Progress, ended: Callable[[], Outcome], *, ends: Bool[Tensor, " P"]
-) -> int | None:
-    """Write the problems that end here to `out` and, on the CPU, return how many still run.
+@dataclass(frozen=True)
+class Evaluation:
+    """A point and how it was reached."""
+
+    reduced: Reduced
+    rows: Rows
+    columns: Columns
+    iteration: int
+
+    def outcome(self, ends: Bool[Tensor, " P"] | None, *, tol: float, last: bool) -> Outcome:
+        """Return what the problems that end here (None: all) have as their outcome."""
+        f, g = potentials(self.reduced, self.rows, self.columns, ends)
+        residual = self.columns.residual if ends is None else self.columns.residual[ends]
+        otherwise = Status.ITERATION_LIMIT if last else Status.STALLED
+        status = torch.full_like(residual, int(otherwise), dtype=torch.int32)
+        status.masked_fill_(residual <= tol, int(Status.CONVERGED))
+        return Outcome(f, g, residual, torch.full_like(status, self.iteration), status)
+
+
+def settle(out: Outcome, progress: Progress, point: Evaluation, *, tol: float, last: bool) -> int | None:
+    """Write the problems that end at a point to `out` and, on the CPU, return how many still run.
 
     Args:
         out: the outcome of the whole chunk.
-        progress: says where in it the problems at hand belong.
-        ended: makes the outcome of all problems at hand; not called on the CPU where none ends.
-        ends: which of them end.
+        progress: of the problems at hand; updated.
+        point: the evaluation.
+        tol: residual at which a problem has converged.
+        last: the iteration limit has come.
     """
+    ends = progress.update(point.columns, tol=tol, iteration=point.iteration, last=last)
     if out.f.device.type != "cpu":
-        for name, value in vars(ended()).items():
+        for name, value in vars(point.outcome(None, tol=tol, last=last)).items():
             kept = getattr(out, name)
             kept.copy_(torch.where(ends[:, None] if value.ndim == 2 else ends, value, kept))
         return None
     count = int(ends.sum())
     if count == len(ends):
-        out.store(progress.place, ended())
+        out.store(progress.place, point.outcome(None, tol=tol, last=last))
     elif count:
-        out.store(progress.place[ends], Outcome(*(value[ends] for value in vars(ended()).values())))
+        out.store(progress.place[ends], point.outcome(ends, tol=tol, last=last))
     return int(progress.running.sum())
-
-
-def outcome_at(
-    reduced: Reduced, columns: Columns, rows: Rows, *, tol: float, iteration: int, last: bool
-) -> Outcome:
-    """Return what the problems have as their outcome if they end at this point."""
-    f, g = potentials(reduced, columns.x, rows.log_z + columns.shift)
-    otherwise = Status.ITERATION_LIMIT if last else Status.STALLED
-    status = torch.full_like(columns.residual, int(otherwise), dtype=torch.int32)
-    status.masked_fill_(columns.residual <= tol, int(Status.CONVERGED))
-    return Outcome(f, g, columns.residual, torch.full_like(status, iteration), status)

@@ -30,8 +30,8 @@ def plan_of(problem: Problem, g: Float[Tensor, "P N"]) -> Float[Tensor, "P M N"]
 
 
 def _write_plan(problem: Problem, g: Tensor, out: Tensor) -> None:
-    epsilon, a, b = problem.epsilon, problem.a, problem.b
-    log_beta = torch.where(b > 0, 0.0, -torch.inf) if problem.counting else b.log()
+    epsilon, b = problem.constants.epsilon, problem.b
+    log_beta = torch.where(b > 0, 0.0, -torch.inf) if problem.constants.counting else b.log()
     torch.sub(g[:, :, None], problem.cost.transpose(1, 2), out=out)
     out.div_(epsilon).add_(log_beta[:, :, None])
     top = out.amax(dim=1)
@@ -41,15 +41,15 @@ def _write_plan(problem: Problem, g: Tensor, out: Tensor) -> None:
 
 
 def _row_mass(problem: Problem, log_z: Tensor) -> Tensor:
-    if math.isinf(problem.rho_a):
+    if math.isinf(problem.constants.rho_a):
         return problem.a
-    power = problem.tau_a if problem.counting else 1.0
-    return (power * problem.a.log() + problem.slack_a * log_z).exp()
+    power = problem.constants.tau_a if problem.constants.counting else 1.0
+    return (power * problem.a.log() + problem.constants.slack_a * log_z).exp()
 
 
 def row_mass(problem: Problem, f: Float[Tensor, "P M"]) -> Float[Tensor, "P M"]:
     """Return r_m = a_m e^{-f_m / rho_a}, the plan's row masses."""
-    return problem.a * (-f / problem.rho_a).exp()
+    return problem.a * (-f / problem.constants.rho_a).exp()
 
 
 def dual_value(
@@ -62,12 +62,12 @@ def dual_value(
     number of live pairs under the counting measure.
     """
     a, b = problem.a, problem.b
-    if problem.counting:
+    if problem.constants.counting:
         reference = (a > 0).sum(dim=1) * (b > 0).sum(dim=1)
     else:
         reference = a.sum(dim=1) * b.sum(dim=1)
-    sides = (a * _worth(f, problem.rho_a)).sum(dim=1) + (b * _worth(g, problem.rho_b)).sum(dim=1)
-    return sides + problem.epsilon * (reference - mass)
+    sides = (a * _worth(f, problem.constants.rho_a)).sum(dim=1) + (b * _worth(g, problem.constants.rho_b)).sum(dim=1)
+    return sides + problem.constants.epsilon * (reference - mass)
 
 
 def _worth(potential: Tensor, rho: float) -> Tensor:
@@ -95,7 +95,7 @@ def plan_backward(
 
 
 def _write_backward(problem: Problem, plan: Tensor, grad: Tensor, out: Tensor) -> None:
-    tau_a, tau_b = problem.tau_a, problem.tau_b
+    tau_a, tau_b = problem.constants.tau_a, problem.constants.tau_b
     tiny = torch.finfo(plan.dtype).tiny
     r = plan.sum(dim=1)  # (P, M); plan is (P, N, M) here
     inverse = torch.where(r > tiny, 1 / r, 0.0)
@@ -107,12 +107,14 @@ def _write_backward(problem: Problem, plan: Tensor, grad: Tensor, out: Tensor) -
     mu = _solve(problem, gram, right, total=z.sum(dim=1, keepdim=True))
     rows = tau_a * (z_inverse - tau_b * inverse * torch.bmm(mu[:, None, :], plan)[:, 0])
     torch.sub(rows[:, None, :], grad, out=out)
-    out.add_(tau_b * mu[:, :, None]).mul_(plan).div_(problem.epsilon)
+    out.add_(tau_b * mu[:, :, None]).mul_(plan).div_(problem.constants.epsilon)
 
 
 def _solve(problem: Problem, gram: Tensor, right: Tensor, *, total: Tensor) -> Tensor:
     """Solve (diag(c) - tau_a tau_b gram) mu = right, c the row sums of gram, by Sherman and Morrison around + c c'."""
-    slack = (problem.slack_a + problem.slack_b) - problem.slack_a * problem.slack_b  # 1 - tau_a tau_b
+    slack = (
+        problem.constants.slack_a + problem.constants.slack_b
+    ) - problem.constants.slack_a * problem.constants.slack_b  # 1 - tau_a tau_b
     mass = gram.sum(dim=(1, 2))[:, None]
     c = gram.sum(dim=2).clamp_min(torch.finfo(gram.dtype).tiny)
     root = c.sqrt()
@@ -123,5 +125,5 @@ def _solve(problem: Problem, gram: Tensor, right: Tensor, *, total: Tensor) -> T
     mu = torch.cholesky_solve((right / root)[:, :, None], factor)[:, :, 0] / root
     if slack == 0:
         return mu
-    along = problem.slack_a * total / (mass.clamp_min(torch.finfo(gram.dtype).tiny) * (1 + slack) * slack)
+    along = problem.constants.slack_a * total / (mass.clamp_min(torch.finfo(gram.dtype).tiny) * (1 + slack) * slack)
     return mu + along

@@ -16,30 +16,20 @@ MASS_TOLERANCE = 1e-4  # relative; a balanced problem whose two masses differ by
 
 
 @dataclass(frozen=True, kw_only=True)
-class Problem:
-    """min_T <T, C> + eps KL(T | reference) + rho_a KL(T 1 | a) + rho_b KL(T' 1 | b), for each of P problems.
+class Constants:
+    """The numbers of the objective.
 
     Attributes:
-        cost: C, float32 or float64, finite. It may require a gradient; weights may not.
-        a: row weights >= 0, 0 for an atom that is masked.
-        b: column weights, likewise.
-        span: (P,), max C - min C of each problem, over its live atoms at least.
         epsilon: > 0.
         rho_a: in (0, inf]; inf makes T 1 = a a constraint.
         rho_b: in (0, inf].
         counting: the reference is the counting measure (1 on live atoms) rather than a b'.
-        failed: (P,), problems without an answer, replaced by harmless ones; None where there are none.
     """
 
-    cost: Float[Tensor, "P M N"]
-    a: Float[Tensor, "P M"]
-    b: Float[Tensor, "P N"]
-    span: Float[Tensor, " P"]
     epsilon: float
     rho_a: float
     rho_b: float
     counting: bool
-    failed: Bool[Tensor, " P"] | None = None
 
     @property
     def tau_a(self) -> float:
@@ -61,16 +51,36 @@ class Problem:
         """1 - tau_b, without cancellation."""
         return self.epsilon / (self.rho_b + self.epsilon)
 
+    @property
+    def is_balanced(self) -> bool:
+        """Both sides are hard: the masses must agree, and f + k, g - k is as good as f, g."""
+        return math.isinf(self.rho_a) and math.isinf(self.rho_b)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """min_T <T, C> + eps KL(T | reference) + rho_a KL(T 1 | a) + rho_b KL(T' 1 | b), for each of P problems.
+
+    Attributes:
+        cost: C, float32 or float64, finite. It may require a gradient; weights may not.
+        a: row weights >= 0, 0 for an atom that is masked.
+        b: column weights, likewise.
+        span: (P,), max C - min C of each problem, over its live atoms at least.
+        constants: eps, rho_a, rho_b and the reference.
+        failed: (P,), problems without an answer, replaced by harmless ones; None where there are none.
+    """
+
+    cost: Float[Tensor, "P M N"]
+    a: Float[Tensor, "P M"]
+    b: Float[Tensor, "P N"]
+    span: Float[Tensor, " P"]
+    constants: Constants
+    failed: Bool[Tensor, " P"] | None = None
+
     def transposed(self) -> Problem:
         """Return the same problems with rows and columns exchanged."""
-        return replace(
-            self,
-            cost=self.cost.transpose(1, 2),
-            a=self.b,
-            b=self.a,
-            rho_a=self.rho_b,
-            rho_b=self.rho_a,
-        )
+        constants = replace(self.constants, rho_a=self.constants.rho_b, rho_b=self.constants.rho_a)
+        return replace(self, cost=self.cost.transpose(1, 2), a=self.b, b=self.a, constants=constants)
 
     def take(self, rows: Tensor | slice) -> Problem:
         """Return some of the problems, without their gradient."""
@@ -81,15 +91,12 @@ class Problem:
 
 def read_problem(
     cost: Float[Tensor, "P M N"],
-    a: Float[Tensor, "..."] | None,
-    b: Float[Tensor, "..."] | None,
+    a: Tensor | None,
+    b: Tensor | None,
     *,
     valid_a: Bool[Tensor, "P M"] | None,
     valid_b: Bool[Tensor, "P N"] | None,
-    epsilon: float,
-    rho_a: float,
-    rho_b: float,
-    counting: bool,
+    constants: Constants,
 ) -> Problem:
     """Return the checked problem in at least float32. Costs of masked atoms are ignored, whatever they hold.
 
@@ -102,10 +109,7 @@ def read_problem(
         b: (P, N) or (N,), likewise.
         valid_a: True where the row exists.
         valid_b: True where the column exists.
-        epsilon: see Problem; likewise the rest.
-        rho_a: .
-        rho_b: .
-        counting: .
+        constants: eps, rho_a, rho_b and the reference.
 
     Raises:
         ValueError: shapes that do not fit, weights that require a gradient, and (CPU) NaN, infinite or too large costs,
@@ -125,16 +129,7 @@ def read_problem(
     cost = _without_masked(cost, valid_a, valid_b)
     flat = cost.detach().reshape(count, rows * columns)
     low, high = flat.amin(dim=1), flat.amax(dim=1)  # an aminmax(dim=1) is 15 times slower than the two (torch 2.13)
-    problem = Problem(
-        cost=cost,
-        a=weights[0],
-        b=weights[1],
-        span=high - low,
-        epsilon=epsilon,
-        rho_a=rho_a,
-        rho_b=rho_b,
-        counting=counting,
-    )
+    problem = Problem(cost=cost, a=weights[0], b=weights[1], span=high - low, constants=constants)
     extreme = torch.maximum(high.abs(), low.abs())
     if cost.device.type == "cpu":
         _check(problem, extreme)
@@ -171,7 +166,7 @@ def _check(problem: Problem, extreme: Tensor) -> None:
     if not len(extreme):
         return
     worst, at = (x.item() for x in torch.where(extreme.isnan(), torch.inf, extreme).max(dim=0))
-    if not worst / problem.epsilon <= LARGEST_EXPONENT:
+    if not worst / problem.constants.epsilon <= LARGEST_EXPONENT:
         raise ValueError(
             f"cost of problem {at} is NaN, infinite or above {LARGEST_EXPONENT:g} * epsilon; "
             "mask such atoms with valid_a and valid_b, or rescale cost and epsilon together."
@@ -188,7 +183,7 @@ def _check(problem: Problem, extreme: Tensor) -> None:
             )
         masses.append(total)
     gap = ((masses[0] - masses[1]).abs() / masses[0]).max().item()
-    if math.isinf(problem.rho_a) and math.isinf(problem.rho_b) and gap > MASS_TOLERANCE:
+    if problem.constants.is_balanced and gap > MASS_TOLERANCE:
         raise ValueError(
             f"a and b must have the same mass where rho_a = rho_b = inf, they differ by {gap:.2g} of it; "
             "normalise them, or let one side be relaxed by a finite rho."
@@ -198,10 +193,10 @@ def _check(problem: Problem, extreme: Tensor) -> None:
 def _mark_failed(problem: Problem, extreme: Tensor) -> Problem:
     """Replace problems without an answer by a constant cost and uniform weights, on the device."""
     totals = [weight.sum(dim=1) for weight in (problem.a, problem.b)]
-    good = extreme / problem.epsilon <= LARGEST_EXPONENT  # False for NaN
+    good = extreme / problem.constants.epsilon <= LARGEST_EXPONENT  # False for NaN
     for weight, total in zip((problem.a, problem.b), totals, strict=True):
         good = good & (weight.amin(dim=1) >= 0) & (total > 0) & torch.isfinite(total)
-    if math.isinf(problem.rho_a) and math.isinf(problem.rho_b):
+    if problem.constants.is_balanced:
         good = good & ((totals[0] - totals[1]).abs() <= MASS_TOLERANCE * totals[0])
     return replace(
         problem,

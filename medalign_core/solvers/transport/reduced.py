@@ -23,8 +23,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from medalign_core.solvers.transport.problem import Problem
+from medalign_core.solvers.transport.problem import Constants, Problem
 
+FEW_COLUMNS = 4  # up to here a batched product with a vector is slower than the multiplications (torch 2.13, CPU)
 KERNEL_SPAN = 40.0  # e^{-2 span} is still a normal float32
 
 
@@ -42,8 +43,9 @@ class Reduced:
         log_b: log b, 0 in columns without weight.
         log_beta: log of the reference weight, -inf in columns without weight.
         live: columns with weight; None where all have.
+        a: the row weights.
         room: written to by every evaluation; fresh memory costs more than the arithmetic on it.
-        problem: the chunk itself.
+        constants: eps, rho_a, rho_b and the reference.
     """
 
     exponent: Float[Tensor, "P N M"] | None
@@ -55,15 +57,16 @@ class Reduced:
     log_b: Float[Tensor, "P N"]
     log_beta: Float[Tensor, "P N"]
     live: Bool[Tensor, "P N"] | None
+    a: Float[Tensor, "P M"]
     room: Float[Tensor, "P N M"]
-    problem: Problem
+    constants: Constants
 
     def take(self, rows: Tensor) -> Reduced:
         """Return some of the problems."""
         parts = {
             name: value[rows] for name, value in vars(self).items() if isinstance(value, Tensor) and name != "room"
         }
-        return replace(self, problem=self.problem.take(rows), room=self.room[: len(rows)], **parts)
+        return replace(self, room=self.room[: len(rows)], **parts)
 
 
 @dataclass(frozen=True)
@@ -86,10 +89,10 @@ class Rows:
     weight: Float[Tensor, "P M"]
     log_scale: Float[Tensor, "P 1"]
 
-    @property
-    def log_z(self) -> Float[Tensor, "P M"]:
-        """Return log Z_m, of costs less their row minimum."""
-        return self.s.log() + self.top
+    def take(self, rows: Tensor, *, q: Float[Tensor, "K N M"]) -> Rows:
+        """Return some of the problems, whose Q is at hand already."""
+        v = None if self.v is None else self.v[rows]
+        return Rows(q, v, self.s[rows], self.top[rows], self.weight[rows], self.log_scale[rows])
 
 
 @dataclass(frozen=True)
@@ -117,12 +120,12 @@ class Columns:
 
 def is_narrow(problem: Problem) -> Bool[Tensor, " P"]:
     """Return the problems whose kernel exp(-C / eps) may be formed once and kept."""
-    return problem.span <= KERNEL_SPAN * problem.epsilon
+    return problem.span <= KERNEL_SPAN * problem.constants.epsilon
 
 
 def reduce(problem: Problem, *, narrow: bool) -> Reduced:
     """Prepare a chunk; `narrow` says that all of it passed `is_narrow`."""
-    a, b = problem.a, problem.b
+    a, b, constants = problem.a, problem.b, problem.constants
     cost = problem.cost.detach().transpose(1, 2).clone(memory_format=torch.contiguous_format)  # written to below
     live = b > 0
     if cost.device.type == "cpu" and bool(live.all()):
@@ -130,12 +133,12 @@ def reduce(problem: Problem, *, narrow: bool) -> Reduced:
     else:
         cost = torch.where(live[:, :, None], cost, torch.inf)
     row_low = cost.amin(dim=1)
-    exponent = cost.sub_(row_low[:, None, :]).mul_(-1 / problem.epsilon)
+    exponent = cost.sub_(row_low[:, None, :]).mul_(-1 / constants.epsilon)
     log_a, log_b = _log(a), _log(b) if live is None else torch.where(live, b, 1.0).log()
-    log_beta = torch.zeros_like(log_b) if problem.counting else log_b
-    row_log = log_a * (problem.tau_a if problem.counting else 1.0)
-    if not math.isinf(problem.rho_a):
-        row_log = row_log - row_low / (problem.rho_a + problem.epsilon)
+    log_beta = torch.zeros_like(log_b) if constants.counting else log_b
+    row_log = log_a * (constants.tau_a if constants.counting else 1.0)
+    if not math.isinf(constants.rho_a):
+        row_log = row_log - row_low / (constants.rho_a + constants.epsilon)
     row_top = row_log.amax(dim=1, keepdim=True)
     row_log = row_log - row_top
     return Reduced(
@@ -144,12 +147,13 @@ def reduce(problem: Problem, *, narrow: bool) -> Reduced:
         row_low=row_low,
         row_log=row_log,
         row_top=row_top,
-        row_weight=row_log.exp() if narrow or math.isinf(problem.rho_a) else None,
+        row_weight=row_log.exp() if narrow or math.isinf(constants.rho_a) else None,
         log_b=log_b,
         log_beta=log_beta if live is None else torch.where(live, log_beta, -torch.inf),
         live=live,
+        a=a,
         room=torch.empty_like(exponent),
-        problem=problem,
+        constants=constants,
     )
 
 
@@ -161,11 +165,11 @@ def _log(weight: Tensor) -> Tensor:
 
 def evaluate_rows(reduced: Reduced, x: Float[Tensor, "P N"]) -> Rows:
     """Return the row side at x; one pass over the kernel, two with an exp of its own."""
-    logits, slack = reduced.log_beta + x, reduced.problem.slack_a
+    logits, slack = reduced.log_beta + x, reduced.constants.slack_a
     if reduced.kernel is not None:
         top = logits.amax(dim=1, keepdim=True)
         q, v = reduced.kernel, (logits - top).exp()  # v <= 1, so s >= min of the kernel: no over- or underflow
-        s = torch.bmm(v[:, None, :], q)[:, 0]
+        s = _weighted_sum(q, v, reduced.room)
         assert reduced.row_weight is not None
         weight = s.log().mul_(slack - 2).exp_().mul_(reduced.row_weight)
         return Rows(q, v, s, top, weight, torch.add(reduced.row_top, top, alpha=slack))
@@ -180,6 +184,13 @@ def evaluate_rows(reduced: Reduced, x: Float[Tensor, "P N"]) -> Rows:
     most = log_r.amax(dim=1, keepdim=True)
     weight = log_r.sub_(most).exp_().div_(s.square())
     return Rows(q, None, s, top, weight, reduced.row_top + most)
+
+
+def _weighted_sum(q: Tensor, v: Tensor, room: Tensor) -> Tensor:
+    """Return sum_n v_n Q_nm."""
+    if q.shape[1] <= FEW_COLUMNS:
+        return torch.mul(q, v[:, :, None], out=room).sum(dim=1)
+    return torch.bmm(v[:, None, :], q)[:, 0]
 
 
 def gram(reduced: Reduced, rows: Rows) -> tuple[Float[Tensor, "P N N"], Float[Tensor, "P 1"]]:
@@ -201,7 +212,7 @@ def gram(reduced: Reduced, rows: Rows) -> tuple[Float[Tensor, "P N N"], Float[Te
 
 def column_share(rows: Rows) -> tuple[Float[Tensor, "P N"], Float[Tensor, "P 1"]]:
     """Return c_n = sum_m r_m p_mn over its sum R, and log R."""
-    c = torch.bmm(rows.q, (rows.weight * rows.s)[:, :, None])[:, :, 0]
+    c = torch.linalg.vecdot(rows.q, (rows.weight * rows.s)[:, None, :])  # 5 times faster than bmm (torch 2.13, CPU)
     c = c if rows.v is None else c * rows.v
     total = c.sum(dim=1, keepdim=True)
     return c / total, rows.log_scale + total.log()
@@ -216,18 +227,18 @@ def evaluate_columns(
     shifted: bool = True,
 ) -> Columns:
     """Return the column side from c and log R; without `shifted` x stays where it is, as in plain Sinkhorn."""
-    problem = reduced.problem
-    log_target = reduced.log_b - x * (problem.epsilon / problem.rho_b)
+    constants = reduced.constants
+    log_target = reduced.log_b - x * (constants.epsilon / constants.rho_b)
     if reduced.live is not None:
         log_target = torch.where(reduced.live, log_target, -torch.inf)
     log_total = torch.logsumexp(log_target, dim=1, keepdim=True)
     target = (log_target - log_total).exp()
-    stiffness = problem.slack_a + problem.epsilon / problem.rho_b  # of the mass equation, in units of x
+    stiffness = constants.slack_a + constants.epsilon / constants.rho_b  # of the mass equation, in units of x
     shift = (log_total - log_mass) / stiffness if shifted and stiffness > 0 else torch.zeros_like(log_total)
     x = x + shift
-    log_mass = torch.add(log_mass, shift, alpha=problem.slack_a)
+    log_mass = torch.add(log_mass, shift, alpha=constants.slack_a)
     excess = c.clamp_min(torch.finfo(c.dtype).tiny).log() + log_mass - reduced.log_b
-    fixed_point = -problem.tau_b * excess - problem.slack_b * x
+    fixed_point = -constants.tau_b * excess - constants.slack_b * x
     if reduced.live is not None:
         fixed_point = torch.where(reduced.live, fixed_point, 0.0)
     if shifted:  # both masses are equal now; their difference is only rounding
@@ -238,12 +249,16 @@ def evaluate_columns(
 
 
 def potentials(
-    reduced: Reduced, x: Float[Tensor, "P N"], log_z: Float[Tensor, "P M"]
-) -> tuple[Float[Tensor, "P M"], Float[Tensor, "P N"]]:
-    """Return f and g from x and log Z there; 0 for atoms without weight."""
-    problem, a = reduced.problem, reduced.problem.a
-    f = (reduced.row_low - problem.epsilon * log_z) * problem.tau_a
-    if problem.counting:
-        f = f + problem.tau_a * problem.epsilon * torch.where(a > 0, a, 1.0).log()
-    g = problem.epsilon * x
-    return torch.where(a > 0, f, 0.0), g if reduced.live is None else torch.where(reduced.live, g, 0.0)
+    reduced: Reduced, rows: Rows, columns: Columns, ends: Bool[Tensor, " P"] | None
+) -> tuple[Float[Tensor, "K M"], Float[Tensor, "K N"]]:
+    """Return f and g of the problems that end (None: all); 0 for atoms without weight."""
+    parts = (reduced.a, reduced.row_low, rows.s, rows.top, columns.shift, columns.x)
+    a, row_low, s, top, shift, x = parts if ends is None else (part[ends] for part in parts)
+    constants, live = reduced.constants, reduced.live
+    f = (row_low - constants.epsilon * (s.log() + (top + shift))) * constants.tau_a
+    g = constants.epsilon * x
+    if constants.counting:
+        f = f + constants.tau_a * constants.epsilon * torch.where(a > 0, a, 1.0).log()
+    if a.device.type == "cpu" and float(a.min()) > 0 and live is None:
+        return f, g
+    return torch.where(a > 0, f, 0.0), g if live is None else torch.where(live if ends is None else live[ends], g, 0.0)

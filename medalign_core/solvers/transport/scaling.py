@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 
-from medalign_core.solvers.transport.outcome import Outcome, Progress, outcome_at, store_ended
+from medalign_core.solvers.transport.outcome import Evaluation, Outcome, Progress, settle
 from medalign_core.solvers.transport.reduced import Reduced, column_share, evaluate_columns, evaluate_rows
 
 
@@ -25,16 +23,14 @@ def sweep(reduced: Reduced, *, tol: float, max_sweeps: int, shifted: bool) -> Ou
         max_sweeps: most sweeps of a problem.
         shifted: whether the common shift is solved for.
     """
-    out = Outcome.empty(reduced.problem)
+    out = Outcome.empty(reduced.room.transpose(1, 2))
     x = torch.zeros_like(reduced.log_b)
     progress = Progress.start(x)
     for count in range(max_sweeps + 1):
         last = count == max_sweeps
         rows = evaluate_rows(reduced, x)
         columns = evaluate_columns(reduced, x, *column_share(rows), shifted=shifted)
-        ends = progress.update(columns, tol=tol, iteration=count, last=last)
-        ended = partial(outcome_at, reduced, columns, rows, tol=tol, iteration=count, last=last)
-        left = store_ended(out, progress, ended, ends=ends)
+        left = settle(out, progress, Evaluation(reduced, rows, columns, count), tol=tol, last=last)
         if last or left == 0:
             break
         x = columns.x + columns.fixed_point

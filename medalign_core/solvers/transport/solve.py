@@ -15,7 +15,7 @@ from medalign_core.solvers.transport.gradients import PlanOfCost, ValueOfCost
 from medalign_core.solvers.transport.newton import newton
 from medalign_core.solvers.transport.outcome import Outcome
 from medalign_core.solvers.transport.plans import dual_value, plan_of, row_mass
-from medalign_core.solvers.transport.problem import Problem, read_problem
+from medalign_core.solvers.transport.problem import Constants, Problem, read_problem
 from medalign_core.solvers.transport.result import Transport
 from medalign_core.solvers.transport.scaling import sweep
 from medalign_core.solvers.transport.status import Status
@@ -57,10 +57,9 @@ def read(settings: Sinkhorn, cost: Tensor, a: Tensor | None, b: Tensor | None, *
         b,
         valid_a=valid["valid_a"],
         valid_b=valid["valid_b"],
-        epsilon=float(settings.epsilon),
-        rho_a=rho_a,
-        rho_b=rho_b,
-        counting=settings.reference == "counting",
+        constants=Constants(
+            epsilon=float(settings.epsilon), rho_a=rho_a, rho_b=rho_b, counting=settings.reference == "counting"
+        ),
     )
 
 
