@@ -150,6 +150,42 @@ def test_the_noise_is_gumbel_of_the_given_scale_on_both_tables():
     assert abs(np.corrcoef(other.ravel(), (problem.vertex_affinity - affinities.vertex.numpy())[1].ravel())[0, 1]) < 0.2
 
 
+def test_several_samples_average_losses_and_stats_and_the_first_is_the_one_of_a_single_sample():
+    affinities = affinities_of(views(3))
+    three = Perturbation(noise="gumbel", scale=1.0, samples=3)
+    problem, single = matching_problem(affinities, KEY, three), matching_problem(affinities, KEY, GUMBEL)
+    assert (problem.vertex_affinity[:3] == single.vertex_affinity).all()
+    assert (problem.vertex_affinity[3:6] != single.vertex_affinity).all()
+    loss, stats, solution = loss_of(affinities, perturbation=three)
+    right = solution.matching == np.arange(16)
+    assert right.shape == (9, 16)
+    assert stats["matching_accuracy"].item() == pytest.approx(right.mean())
+    assert stats["hamming"].item() == pytest.approx(2 * (~right).sum(axis=1).mean())
+    assert loss != loss_of(affinities)[0]
+
+
+def test_as_published_the_loss_is_the_mean_hamming_loss_and_the_mean_divides_lambda():
+    leaves = [x.requires_grad_() for x in views(4, sigma=2.0)]
+    loss, stats, _ = loss_of(affinities_of(leaves), perturbation=None, estimator="compat", strength=8.0)
+    assert loss.item() == pytest.approx(stats["hamming"].item())
+    published = torch.autograd.grad(loss, leaves)
+    smaller, _, _ = loss_of(affinities_of(leaves), perturbation=None, strength=2.0)
+    for one, other in zip(published, torch.autograd.grad(smaller, leaves), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-14)
+
+
+def test_without_edge_noise_the_solver_is_given_factors():
+    nodes = views(2)
+    affinities = affinities_of(nodes)
+    factors = replace(affinities, edge=None, nodes_s=nodes[0], nodes_t=nodes[1])
+    for perturbation in (None, Perturbation(noise="margin", scale=0.5), Perturbation(noise="gumbel", scale=0.0)):
+        assert matching_problem(factors, KEY, perturbation).edge_affinity is None
+        one, other = (loss_of(a, perturbation=perturbation)[0] for a in (affinities, factors))
+        torch.testing.assert_close(one, other)
+    assert matching_problem(factors, KEY, GUMBEL).edge_affinity is not None
+    torch.testing.assert_close(loss_of(factors)[0], loss_of(affinities)[0])
+
+
 def test_a_margin_lowers_the_true_pairs_only():
     affinities = affinities_of(views(2))
     problem = matching_problem(affinities, KEY, Perturbation(noise="margin", scale=0.7))
