@@ -33,7 +33,7 @@ class WatchedMatching(GraphMatching):
     def __call__(self, problem: MatchingProblem) -> MatchingResult:
         """Solve."""
         result = super().__call__(problem)
-        ASKED.append((problem.vertex_affinity.copy(), problem.edge_affinity.copy(), result.matching.copy()))
+        ASKED.append((problem.vertex_affinity.copy(), problem.dense_edge_affinity().copy(), result.matching.copy()))
         return result
 
 
