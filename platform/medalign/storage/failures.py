@@ -31,6 +31,7 @@ _BUSY = {
     *("TooManyRequests", "ConditionalRequestConflict", "OperationAborted", "BadDigest", "IncompleteBody"),
     *("UNAVAILABLE", "DEADLINE_EXCEEDED", "INTERNAL", "RESOURCE_EXHAUSTED", "ABORTED"),
 }
+_THROTTLED = {"SLOW_DOWN", "SERVICE_UNAVAILABLE", "THROTTLING", "SlowDown", "Throttling", "TooManyRequests"}
 _REFUSED = {
     *("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "UNRECOGNIZED_CLIENT"),
     *("INVALID_CLIENT_TOKEN_ID", "MISSING_AUTHENTICATION_TOKEN", "INCOMPLETE_SIGNATURE"),
@@ -55,7 +56,7 @@ def kind_of(error: BaseException) -> Kind:
         return Kind.MISSING
     if isinstance(error, ShortReadError | TimeoutError | ConnectionError | EOFError):
         return Kind.TRANSIENT
-    if type(error).__module__.startswith("botocore") and not hasattr(error, "response"):
+    if type(error).__module__.startswith("botocore") and not isinstance(getattr(error, "response", None), dict):
         name = type(error).__name__
         return Kind.DENIED if name in _WITHOUT_KEYS else Kind.FINAL if name in _OUR_FAULT else Kind.TRANSIENT
     code, status = code_of(error)
@@ -68,6 +69,12 @@ def kind_of(error: BaseException) -> Kind:
     if status == 412:
         return Kind.CONFLICT
     return Kind.TRANSIENT if code == "UNKNOWN" and not status else Kind.FINAL
+
+
+def is_throttled(error: BaseException) -> bool:
+    """Tell whether the store asks for fewer requests, rather than fails."""
+    code, status = code_of(error)
+    return code in _THROTTLED or status in (429, 503)
 
 
 def code_of(error: BaseException) -> tuple[str, int]:

@@ -21,7 +21,7 @@ _jitter = random.Random()  # from the system's entropy: the ranks of a run must 
 _hurry: contextvars.ContextVar[dict[str, Any] | None] = contextvars.ContextVar(
     "medalign_storage_patience", default=None
 )
-FIRST_WAIT_S, WAIT_GROWTH, LONGEST_WAIT_S = 0.05, 4.0, 20.0
+FIRST_WAIT_S, WAIT_GROWTH, LONGEST_WAIT_S = 0.01, 5.0, 40.0
 LAST_TRY = (0.6, 0.75)  # when the last try is made, as a share of the deadline
 NOTICEABLE_S = 5.0
 MISSING_TRIES = 3
@@ -79,8 +79,8 @@ def attempt(
 ) -> T:
     """Call until it succeeds, fails for good, or the deadline is there; waits have full jitter.
 
-    The first waits are short, for a store that is merely busy; the last try is made late, at 60-75 % of the deadline,
-    so that an outage of half the deadline is survived. Where credentials are refused they are read anew, once.
+    The first waits are short, and longer where the store asks for that; the last try is made late, at 60-75 % of the
+    deadline, so that an outage of half the deadline is survived. Refused credentials are read anew, once.
 
     Args:
         operation: one request, safe to make twice.
@@ -95,8 +95,7 @@ def attempt(
     limits = _changed(limits)
     began = time.monotonic()
     identity, number = "", 0
-    with _counting:
-        counts.operations += 1
+    _count(operations=1)
     while True:
         number += 1
         left = limits.seconds - (time.monotonic() - began)
@@ -104,16 +103,16 @@ def attempt(
             result = within(min(limits.try_seconds, left), operation)
         except failures.caught() as error:
             kind = failures.kind_of(error)
-            spent = time.monotonic() - began
+            left = limits.seconds - (time.monotonic() - began)
             if kind is Kind.DENIED and renew is not None and not identity:
                 identity, wait = renew(), 0.0
             elif kind is Kind.TRANSIENT or (kind is Kind.MISSING and is_there and number < MISSING_TRIES):
-                wait = _wait(number, limits, spent)
+                wait = _wait(number, limits, left=left, is_throttled=failures.is_throttled(error))
             else:
-                wait = limits.seconds
-            if number >= limits.tries or spent + wait >= limits.seconds:
-                with _counting:
-                    counts.failures += 1
+                left = 0.0
+            if number >= limits.tries or left <= 0:
+                _count(failures=1)
+                spent = time.monotonic() - began
                 raise failures.explain(error, uri=uri, tries=number, seconds=spent, identity=identity) from error
             _note(uri, number, limits, error=error, wait=wait)
             time.sleep(wait)
@@ -153,16 +152,25 @@ def _changed(limits: Patience) -> Patience:
     return replace(limits, **changes) if changes else limits
 
 
-def _wait(number: int, limits: Patience, spent: float) -> float:
-    wait = _jitter.uniform(0, min(LONGEST_WAIT_S, FIRST_WAIT_S * WAIT_GROWTH ** (number - 1)))
-    if number == limits.tries - 1:
-        wait = max(wait, limits.seconds * _jitter.uniform(*LAST_TRY) - spent)
-    return wait
+def _count(**more: int) -> None:
+    with _counting:
+        for name, number in more.items():
+            setattr(counts, name, getattr(counts, name) + number)
+
+
+def _wait(number: int, limits: Patience, *, left: float, is_throttled: bool) -> float:
+    """Return how long to wait after a try, always less than what is left."""
+    bound = min(LONGEST_WAIT_S, FIRST_WAIT_S * WAIT_GROWTH ** (number - 1 + is_throttled))
+    wait = _jitter.uniform(0, bound)
+    if wait >= left:
+        wait = _jitter.uniform(0, max(left, 0) / 4)
+    if number < limits.tries - 1:
+        return wait
+    return max(wait, left - limits.seconds * (1 - _jitter.uniform(*LAST_TRY)))
 
 
 def _note(uri: str, number: int, limits: Patience, *, error: BaseException, wait: float) -> None:
-    with _counting:
-        counts.retries += 1
+    _count(retries=1)
     level = logging.WARNING if wait >= NOTICEABLE_S else logging.INFO
     cause = failures.summary(error)
     _log.log(level, "%s: try %d of %d failed (%s); the next in %.1f s", uri, number, limits.tries, cause, wait)

@@ -89,7 +89,7 @@ class Access:
                 self._client = self._filesystem = self._session = None
             found = self._credentials()
         if found is None:
-            return "nobody, since there are no credentials"
+            return "nobody: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
         return f"the key ...{found.access_key[-4:]} from {_SAID.get(found.method, found.method)}"
 
     def _credentials(self) -> Any:

@@ -34,7 +34,7 @@ def read(uri: str) -> Version:
         age = (now - answer["LastModified"]).total_seconds()
         return Version(data=answer["Body"].read(), tag=answer["ETag"], age=age)
 
-    return _call(uri, once)
+    return _call(uri, once, is_there=False)
 
 
 def put(uri: str, data: bytes, *, is_new: bool = False, tag: str | None = None) -> str:
@@ -147,13 +147,21 @@ class Upload(io.RawIOBase):
         self._parts.append({"PartNumber": number, **kept})
 
 
-def _call(uri: str, once: Callable[[Any, dict[str, str]], T], *, limits: Patience = REQUEST) -> T:
-    """Make one request about an object, patiently."""
+def _call(
+    uri: str, once: Callable[[Any, dict[str, str]], T], *, limits: Patience = REQUEST, is_there: bool = True
+) -> T:
+    """Make one request about an object, patiently; `is_there` says that a 404 cannot be the whole truth."""
     bucket, _, key = uris.split(uri)[1].partition("/")
     where = {"Bucket": bucket, "Key": key}
     found = access()
     generation = found.generation
-    return attempt(lambda: once(found.client(), where), uri=uri, limits=limits, renew=lambda: found.renew(generation))
+    return attempt(
+        lambda: once(found.client(), where),
+        uri=uri,
+        limits=limits,
+        renew=lambda: found.renew(generation),
+        is_there=is_there,
+    )
 
 
 def _or_already(once: Callable[[Any, dict[str, str]], str], writer: str) -> Callable[[Any, dict[str, str]], str]:

@@ -79,7 +79,7 @@ def serve(*, buckets: tuple[str, ...] = (), folder: Path | None = None) -> Itera
                 _make_bucket(server, bucket)
             yield server
         finally:
-            _stop(process)
+            _stop(process, patiently=kept)
     finally:
         if not kept:
             shutil.rmtree(place, ignore_errors=True)
@@ -138,7 +138,7 @@ def _start(program: str, place: Path) -> tuple[subprocess.Popen[bytes], Server]:
         url = f"http://127.0.0.1:{ports[-2]}"
         if _answers(process, url):
             return process, Server(url=url, access_key=key, secret_key=secret, folder=place, pid=process.pid)
-        _stop(process)
+        _stop(process, patiently=False)
     last = (place / "server.log").read_text(errors="replace").strip().splitlines()[-1:]
     raise StorageError(f"the S3 server did not start ({' '.join(last)[:200]}).")
 
@@ -209,10 +209,11 @@ def _make_bucket(server: Server, bucket: str) -> None:
         attempt(once, uri=f"s3://{bucket}")
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def _stop(process: subprocess.Popen[bytes], *, patiently: bool) -> None:
+    """End the server; patiently where its files are to be kept."""
     process.terminate()
     try:
-        process.wait(timeout=5)
+        process.wait(timeout=15 if patiently else 0.5)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
