@@ -41,6 +41,12 @@ def exp(x):
 
 
 @no_type_check
+def exp_below(x, bound):
+    """Return e^min(x, bound) of a lane vector (inside numba only); bound is at most 88 in float32, 709 in float64."""
+    raise NotImplementedError
+
+
+@no_type_check
 def log(x):
     """Return the natural logarithm of a lane vector (inside numba only)."""
     raise NotImplementedError
@@ -103,8 +109,8 @@ def _mantissa(typing_context, x):
 
 @njit(nogil=True, forceinline=True)
 @no_type_check
-def _exp32(x):
-    x = maximum(-88.02969193, minimum(88.0, x))
+def _exp32(x, bound):
+    x = maximum(-88.02969193, minimum(bound, x))
     rounded = fma(x, LOG2_E, ROUND32)
     n = rounded - ROUND32
     r = fma(n, -LOG_2_32[1], fma(n, -LOG_2_32[0], x))
@@ -118,8 +124,8 @@ def _exp32(x):
 
 @njit(nogil=True, forceinline=True)
 @no_type_check
-def _exp64(x):
-    x = maximum(-709.0895657128241, minimum(709.0, x))
+def _exp64(x, bound):
+    x = maximum(-709.0895657128241, minimum(bound, x))
     rounded = fma(x, LOG2_E, ROUND64)
     n = rounded - ROUND64
     r = fma(n, -LOG_2_64[1], fma(n, -LOG_2_64[0], x))
@@ -168,7 +174,15 @@ def _log64(x):
 @no_type_check
 def _exp_of(x):
     if isinstance(x, Lanes):
-        return (lambda x: _exp32(x)) if x.scalar.bitwidth == 32 else (lambda x: _exp64(x))
+        return (lambda x: _exp32(x, 88.0)) if x.scalar.bitwidth == 32 else (lambda x: _exp64(x, 709.0))
+    return None
+
+
+@overload(exp_below)
+@no_type_check
+def _exp_below_of(x, bound):
+    if isinstance(x, Lanes):
+        return (lambda x, bound: _exp32(x, bound)) if x.scalar.bitwidth == 32 else (lambda x, bound: _exp64(x, bound))
     return None
 
 

@@ -30,7 +30,9 @@ from medalign_core.solvers.transport.compiled_kernels import (
     RIGHT,
     ROW_SUM,
     SCALED,
+    SLOTS,
     STEP,
+    SWEEP,
     TARGET,
     TINY,
     TOP,
@@ -56,9 +58,9 @@ from medalign_core.solvers.transport.compiled_transpose import gather, scatter
 
 CONVERGED, STALLED, LIMIT, FAILED = range(4)
 LONGEST = 6.0  # of a step, in units of epsilon, from the middle
-SWEEP = 20.0  # a log ratio of masses beyond which a sweep is taken
+BEYOND = 20.0  # a log ratio of masses beyond which a sweep is taken
 ABSORB = 10.0  # of x, beyond which float32 resolves its exponential too coarsely
-HALVINGS = 12.0
+HALVINGS = 3.0
 
 
 class Problems(NamedTuple):
@@ -98,19 +100,20 @@ def _solve_block(problems, answers, work, constants, first):
         store(work.columns, X * p + j, zero)
         store(work.columns, ABSORBED * p + j, zero)
         store(work.columns, SCALED * p + j, zero)
-    lift = _read_kernel(problems, work, constants, first)
+        store(work.columns, STEP * p + j, zero)
+    highest = _read_kernel(problems, work, constants, first)
     last, residual, iterations = zero + FAR, zero, zero  # `last` is the error at BASE: FAR where any step is taken
     halvings, status = zero, zero + LIMIT
     active = zero < 1.0
     step = 0
     while True:
-        sum_rows_and_columns(work, constants)
-        error, mass, log_ratio, row_scale = _compare(work, constants, lift)
+        sum_rows_and_columns(work, constants, highest)
+        error, slope, mass, log_ratio, row_scale = _compare(work, constants, highest)
         converged = active & (error <= constants.tolerance)
         open_ = active & ~converged
-        better = error < last
+        better = (error < last) | (slope < 0.0)  # the dual is convex: still falling here, it fell all the way
         floor = mass * constants.floor
-        stalled = open_ & ((error <= floor) & ~(error < last * 0.5) | ~better & (halvings > HALVINGS))
+        stalled = open_ & (error <= floor) & ~(error < last * 0.5)
         failed = open_ & (error != error)
         stop = stalled | failed
         if step >= constants.max_iterations:
@@ -118,7 +121,6 @@ def _solve_block(problems, answers, work, constants, first):
         back = stop & (last < error)
         status = select(converged, CONVERGED, select(stalled, STALLED, select(failed, FAILED, status)))
         residual = select(active, select(back, last, error), residual)
-        iterations = select(active, zero + step, iterations)
         active = open_ & ~stop
         advance, retreat = active & better, active & ~better
         if any_lane(back):
@@ -127,15 +129,19 @@ def _solve_block(problems, answers, work, constants, first):
                 store(work.columns, X * p + j, x)
         if not any_lane(active):
             if any_lane(back):
-                sum_rows_and_columns(work, constants)
-                error, mass, log_ratio, row_scale = _compare(work, constants, lift)
+                sum_rows_and_columns(work, constants, highest)
+                error, slope, mass, log_ratio, row_scale = _compare(work, constants, highest)
             break
         if any_lane(advance):
             swept = _direction(work, constants)
             last = select(advance, select(swept, FAR, error), last)
         halvings = select(retreat, halvings + 1.0, 0.0)
-        if _move(work, constants, (active, advance, retreat)):
-            lift = _read_kernel(problems, work, constants, first)
+        give_up = retreat & (halvings > HALVINGS)
+        last = select(give_up, FAR, last)
+        halvings = select(give_up, 0.0, halvings)
+        if _move(work, constants, (active, advance, retreat, give_up)):
+            highest = _read_kernel(problems, work, constants, first)
+        iterations = iterations + select(advance | give_up, 1.0, zero)
         step += 1
     _write(answers, work, constants, (first, log_ratio, row_scale))
     _write_lanes(answers.residual, work, first, residual)
@@ -153,7 +159,7 @@ def _read_kernel(problems, work, constants, first):
 
 @njit(nogil=True)
 @no_type_check
-def _compare(work, constants, lift):
+def _compare(work, constants, highest):
     """The marginal of the columns against its target, after the best common shift.
 
     Returns the L1 error, the mass, log(sum target / sum mass) and the factor that the shift gives the plan.
@@ -176,7 +182,7 @@ def _compare(work, constants, lift):
         masses, targets = masses + mass, targets + target
     log_masses, log_targets = log(masses), log(targets)
     shift = log_masses - log_targets
-    log_masses, log_targets = log_masses + lift, fma(lowest, -constants.q, log_targets)
+    log_masses, log_targets = fma(highest, constants.row_scale, log_masses), fma(lowest, -constants.q, log_targets)
     log_ratio = log_targets - log_masses
     masses, targets = maximum(masses, TINY), maximum(targets, TINY)
     row_scale, target_scale, mass = splat(work.rows, 1.0), splat(work.rows, 1.0), masses
@@ -184,12 +190,14 @@ def _compare(work, constants, lift):
         mass = exp(fma(log_ratio, constants.shift_a, log_masses))
         row_scale, target_scale = mass / masses, mass / targets
     error = splat(work.rows, 0.0)
+    slope = error
     for j in range(n):
         gap = select(load(work.columns, B * p + j) > 0.0, load(work.columns, GAP * p + j) + shift, 0.0)
         store(work.columns, GAP * p + j, gap * constants.tau_b)
         off = load(work.columns, MASS * p + j) * row_scale - load(work.columns, TARGET * p + j) * target_scale
         error = error + maximum(off, off * -1.0)
-    return error, mass + targets * target_scale, log_ratio, row_scale
+        slope = fma(off, load(work.columns, STEP * p + j), slope)
+    return error, slope, mass + targets * target_scale, log_ratio, row_scale
 
 
 @njit(nogil=True)
@@ -205,10 +213,10 @@ def _direction(work, constants):
         store(work.columns, RIGHT * p + j, gap * mass)
         v = load(work.columns, SCALED * p + j)
         for k in range(j):
-            at = 13 * p + j * p + k
+            at = SLOTS * p + j * p + k
             store(work.columns, at, load(work.columns, at) * (v * load(work.columns, SCALED * p + k)))
     solve_curvature(work, 1.0 - constants.slack, constants.slack)
-    swept = far > SWEEP
+    swept = far > BEYOND
     high, low = splat(work.rows, -FAR), splat(work.rows, FAR)
     for j in range(n):
         weighty = load(work.columns, B * p + j) > 0.0
@@ -226,16 +234,22 @@ def _direction(work, constants):
 @njit(nogil=True)
 @no_type_check
 def _move(work, constants, lanes):
-    """Take the new step where lanes advance, half the old one where they retreat; returns whether x was absorbed."""
-    active, advance, retreat = lanes
+    """Take the new step where lanes advance, half the old one where they retreat, a sweep where they give up.
+
+    Returns whether x was absorbed.
+    """
+    active, advance, retreat, give_up = lanes
     n, p = work.n, work.padded
     far = splat(work.rows, 0.0)
     for j in range(n):
         x, step = load(work.columns, X * p + j), load(work.columns, STEP * p + j)
         base = select(advance, x, load(work.columns, BASE * p + j))
+        sweep = select(advance, load(work.columns, GAP * p + j), load(work.columns, SWEEP * p + j))
         step = select(advance, load(work.columns, RIGHT * p + j), select(retreat, step * 0.5, step))
+        step = select(give_up, sweep, step)
         x = select(active, base + step, x)
         far = maximum(far, select(active, maximum(x, x * -1.0), 0.0))
+        store(work.columns, SWEEP * p + j, sweep)
         store(work.columns, BASE * p + j, base)
         store(work.columns, STEP * p + j, step)
         store(work.columns, X * p + j, x)
@@ -258,11 +272,10 @@ def _write(answers, work, constants, state):
     first, log_ratio, row_scale = state
     m, n, p = work.m, work.n, work.padded
     shift = log_ratio * constants.shift
-    masked = 0.0 if constants.tau_a == 1.0 else -0.5 * FAR
     for i in range(m):
         s = maximum(load(work.rows, ROW_SUM * m + i), TINY)
         f = fma(log(s) + shift, constants.epsilon, load(work.rows, TOP * m + i)) * -constants.tau_a
-        store(work.rows, ROW_SUM * m + i, select(load(work.rows, MARGINAL * m + i) > masked, f, 0.0))
+        store(work.rows, ROW_SUM * m + i, select(load(work.rows, MARGINAL * m + i) > 0.0, f, 0.0))
     scatter(work.rows, ROW_SUM * m, answers.f, first, work.lanes)
     for j in range(n):
         x = load(work.columns, X * p + j) + shift
