@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from medalign_core.ops.cosine import normalize
+
 
 def edge_affinity(
     nodes_s: Float[Tensor, "G N F"],
@@ -34,11 +36,7 @@ def directions(nodes: Float[Tensor, "M F"], ends: Int[Tensor, "E 2"]) -> Float[T
     """
     tails, heads = ends.unbind(dim=1)
     difference = nodes.index_select(0, tails) - nodes.index_select(0, heads)
-    length = torch.linalg.vector_norm(difference, dim=1)
     with torch.no_grad():
-        size = torch.linalg.vector_norm(nodes, dim=1)
+        size = torch.linalg.vector_norm(nodes, dim=1, keepdim=True)
         floor = 8 * torch.finfo(nodes.dtype).eps * (size.index_select(0, tails) + size.index_select(0, heads))
-        has_length = length > floor
-    # where() alone would send 0 * inf = nan through the unused branch
-    inverse = torch.where(has_length, torch.where(has_length, length, 1.0).reciprocal(), 0.0)
-    return difference * inverse[:, None]
+    return normalize(difference, floor=floor)
