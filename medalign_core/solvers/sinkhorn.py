@@ -25,17 +25,18 @@ GRADIENTS = ("envelope", "detach", "implicit", "unroll")
 
 @dataclass(frozen=True, kw_only=True)
 class Sinkhorn:
-    """Entropic optimal transport, one- or two-sided unbalanced:
+    """Entropic optimal transport, balanced or unbalanced on one or both sides.
 
-        V = min_T <T, C> + eps KL(T | a b') + rho_a KL(T 1 | a) + rho_b KL(T' 1 | b),  KL(p | q) = sum p log(p/q) - p + q.
+        V = min_T <T, C> + eps KL(T | a b') + rho_a KL(T 1 | a) + rho_b KL(T' 1 | b),
+        KL(p | q) = sum p log(p / q) - p + q.
 
-    Its dual maximises over f, g: sum rho_a a (1 - e^{-f / rho_a}) + sum rho_b b (1 - e^{-g / rho_b})
-    + eps sum a b (1 - e^{(f + g - C) / eps}) (Chizat et al. 2018; Sejourne et al. 2019), and T = a b e^{(f + g - C) / eps}.
+    The dual maximises sum rho_a a (1 - e^{-f / rho_a}) + sum rho_b b (1 - e^{-g / rho_b})
+    + eps sum a b (1 - e^{(f + g - C) / eps}) over f and g, and T = a b e^{(f + g - C) / eps} (Chizat et al. 2018).
 
     `newton` needs 3 steps where Sinkhorn needs 70 sweeps (eps 0.1, rho 1) and 8 where it needs thousands (eps 0.01,
     rho 100): it eliminates the larger side and solves an N x N system in the smaller one. `sinkhorn` alternates the two
     closed-form updates, its kernel stabilised or in the log domain as the costs ask; `translation_invariant` adds the
-    optimal common shift after each (Sejourne et al. 2022). `exact` (no entropy, both rho infinite) and `mm` (no
+    optimal common shift after each (Sejourne, Vialard and Peyre 2022). `exact` (no entropy, both rho infinite) and `mm` (no
     entropy, both rho finite) call POT, one problem after another on the CPU, without a gradient of the plan.
 
     Attributes:

@@ -28,9 +28,12 @@ def solve_in_chunks(problem: Problem, algorithm: Callable[[Reduced], Outcome]) -
     On the CPU narrow problems (whose kernel can be formed once) are solved apart from wide ones, so which form a
     problem takes depends on itself alone. Elsewhere all count as wide: asking would make the host wait.
     """
+    parts = [(at, algorithm(reduce(problem.take(at), narrow=narrow))) for at, narrow in _chunks(problem)]
+    if len(parts) == 1:
+        return parts[0][1]
     out = Outcome.empty(problem.cost.detach())
-    for at, narrow in _chunks(problem):
-        out.store(at, algorithm(reduce(problem.take(at), narrow=narrow)))
+    for at, part in parts:
+        out.store(at, part)
     return out
 
 

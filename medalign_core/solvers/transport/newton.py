@@ -72,8 +72,10 @@ def newton(reduced: Reduced, *, tol: float, max_iterations: int) -> Outcome:
         last = iteration == max_iterations
         rows = evaluate_rows(reduced, x)
         # A is the dearest part: from the third point on, first see who needs it
-        a, (c, log_mass) = None, column_share(rows) if iteration >= 2 else (None, None)
-        if c is None:
+        a: Tensor | None = None
+        if iteration >= 2:
+            c, log_mass = column_share(rows)
+        else:
             a, log_mass = gram(reduced, rows)
             c = a.sum(dim=2)
         columns = evaluate_columns(reduced, x, c, log_mass)
@@ -134,7 +136,7 @@ def _slope(columns: Columns, direction: Tensor) -> Tensor:
 
 
 def _newton_direction(reduced: Reduced, columns: Columns, a: Tensor) -> Tensor:
-    """Solve the N x N system with row n divided by c_n, so that columns of tiny mass do no harm: (I - tau^2 S) d = T - x."""
+    """Solve (I - tau_a tau_b S + ...) d = T(x) - x: rows divided by c, so that columns of tiny mass do no harm."""
     constants, limits = reduced.constants, torch.finfo(a.dtype)
     c, fixed_point = columns.c.clamp_min(limits.tiny), columns.fixed_point
     right = fixed_point - (columns.c * fixed_point).sum(dim=1, keepdim=True)  # c sums to 1

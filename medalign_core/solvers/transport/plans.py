@@ -47,31 +47,36 @@ def _row_mass(problem: Problem, log_z: Tensor) -> Tensor:
     return (power * problem.a.log() + problem.constants.slack_a * log_z).exp()
 
 
-def row_mass(problem: Problem, f: Float[Tensor, "P M"]) -> Float[Tensor, "P M"]:
-    """Return r_m = a_m e^{-f_m / rho_a}, the plan's row masses."""
-    return problem.a * (-f / problem.constants.rho_a).exp()
-
-
-def dual_value(
-    problem: Problem, f: Float[Tensor, "P M"], g: Float[Tensor, "P N"], mass: Float[Tensor, " P"]
-) -> Float[Tensor, " P"]:
-    """Return the value of the dual, which is that of the problem at its solution and never above it:
+def value_and_mass(
+    problem: Problem, f: Float[Tensor, "P M"], g: Float[Tensor, "P N"]
+) -> tuple[Float[Tensor, " P"], Float[Tensor, " P"]]:
+    """Return the value of the dual, which is that of the problem at its solution, and the mass of the plan.
 
     V = sum_m rho_a a_m (1 - e^{-f_m / rho_a}) + sum_n rho_b b_n (1 - e^{-g_n / rho_b}) + eps (reference mass - mass),
     the first term sum_m a_m f_m where rho_a = inf, likewise the second. The reference mass is (sum a)(sum b), or the
-    number of live pairs under the counting measure.
+    number of live pairs under the counting measure. mass = sum_m a_m e^{-f_m / rho_a}. nan and 0 where it failed.
     """
-    a, b = problem.a, problem.b
-    if problem.constants.counting:
+    a, b, constants = problem.a, problem.b, problem.constants
+    total = a.sum(dim=1)
+    if constants.counting:
         reference = (a > 0).sum(dim=1) * (b > 0).sum(dim=1)
     else:
-        reference = a.sum(dim=1) * b.sum(dim=1)
-    sides = (a * _worth(f, problem.constants.rho_a)).sum(dim=1) + (b * _worth(g, problem.constants.rho_b)).sum(dim=1)
-    return sides + problem.constants.epsilon * (reference - mass)
+        reference = total * b.sum(dim=1)
+    worth_a, change = _worth(a, f, constants.rho_a)
+    worth_b, _ = _worth(b, g, constants.rho_b)
+    mass = total + change
+    value = worth_a + worth_b + constants.epsilon * (reference - mass)
+    if problem.failed is None:
+        return value, mass
+    return torch.where(problem.failed, torch.nan, value), torch.where(problem.failed, 0.0, mass)
 
 
-def _worth(potential: Tensor, rho: float) -> Tensor:
-    return potential if math.isinf(rho) else -rho * torch.expm1(-potential / rho)
+def _worth(weight: Tensor, potential: Tensor, rho: float) -> tuple[Tensor, Tensor]:
+    """Return a side's term of the dual, and by how much the plan's mass differs from the side's."""
+    if math.isinf(rho):
+        return (weight * potential).sum(dim=1), weight.new_zeros(len(weight))
+    change = (torch.expm1(potential / -rho).mul_(weight)).sum(dim=1)
+    return -rho * change, change
 
 
 def plan_backward(

@@ -85,7 +85,12 @@ class Rows:
     q: Float[Tensor, "P N M"]
     v: Float[Tensor, "P N"] | None
     s: Float[Tensor, "P M"]
-    top: Float[Tensor, "P #M"]
+    top: Float[
+        Tensor,
+        (
+            P  # M
+        ),
+    ]
     weight: Float[Tensor, "P M"]
     log_scale: Float[Tensor, "P 1"]
 
@@ -127,7 +132,8 @@ def reduce(problem: Problem, *, narrow: bool) -> Reduced:
     """Prepare a chunk; `narrow` says that all of it passed `is_narrow`."""
     a, b, constants = problem.a, problem.b, problem.constants
     cost = problem.cost.detach().transpose(1, 2).clone(memory_format=torch.contiguous_format)  # written to below
-    live = b > 0
+    live: Tensor | None = b > 0
+    assert live is not None
     if cost.device.type == "cpu" and bool(live.all()):
         live = None
     else:
@@ -255,7 +261,7 @@ def potentials(
     parts = (reduced.a, reduced.row_low, rows.s, rows.top, columns.shift, columns.x)
     a, row_low, s, top, shift, x = parts if ends is None else (part[ends] for part in parts)
     constants, live = reduced.constants, reduced.live
-    f = (row_low - constants.epsilon * (s.log() + (top + shift))) * constants.tau_a
+    f = s.log().add_(top + shift).mul_(-constants.epsilon).add_(row_low).mul_(constants.tau_a)
     g = constants.epsilon * x
     if constants.counting:
         f = f + constants.tau_a * constants.epsilon * torch.where(a > 0, a, 1.0).log()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -10,11 +11,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from medalign_core.solvers.transport.backends import Solved, runs_compiled, solve_compiled, with_columns_smaller
 from medalign_core.solvers.transport.batching import solve_in_chunks
 from medalign_core.solvers.transport.gradients import PlanOfCost, ValueOfCost
 from medalign_core.solvers.transport.newton import newton
 from medalign_core.solvers.transport.outcome import Outcome
-from medalign_core.solvers.transport.plans import dual_value, plan_of, row_mass
+from medalign_core.solvers.transport.plans import value_and_mass
 from medalign_core.solvers.transport.problem import Constants, Problem, read_problem
 from medalign_core.solvers.transport.result import Transport
 from medalign_core.solvers.transport.scaling import sweep
@@ -45,7 +47,7 @@ def solve(
         from medalign_core.solvers.transport.unrolled import solve_unrolled
 
         return solve_unrolled(problem, settings)
-    return _wrap(find_potentials(problem, settings), settings)
+    return _wrap(problem, find_potentials(problem, settings), settings)
 
 
 def read(settings: Sinkhorn, cost: Tensor, a: Tensor | None, b: Tensor | None, **valid: Tensor | None) -> Problem:
@@ -63,30 +65,22 @@ def read(settings: Sinkhorn, cost: Tensor, a: Tensor | None, b: Tensor | None, *
     )
 
 
-@dataclass(frozen=True)
-class Solved:
-    """A problem with its smaller side in columns, its outcome, and whether that took a transposition."""
-
-    tall: Problem
-    outcome: Outcome
-    transposed: bool
-    backend: str
-
-
 def find_potentials(problem: Problem, settings: Sinkhorn) -> Solved:
-    """Run the method on the smaller side's dual."""
-    transposed = problem.cost.shape[1] < problem.cost.shape[2]
-    tall = problem.transposed() if transposed else problem
+    """Run the method on the smaller side's dual, by the compiled kernels where the settings and the problem allow."""
+    tall, transposed = with_columns_smaller(problem)
     limits = DEFAULT_ITERATIONS[settings.method]
     default = limits[0] if problem.cost.device.type == "cpu" else limits[1]
     most = default if settings.max_iterations is None else settings.max_iterations
-    if settings.method == "newton":
-        algorithm = partial(newton, tol=settings.tol, max_iterations=most)
-    else:
-        shifted = settings.method == "translation_invariant"
-        algorithm = partial(sweep, tol=settings.tol, max_sweeps=most, shifted=shifted)
     with torch.no_grad():
-        return Solved(tall, _mark(solve_in_chunks(tall, algorithm), tall), transposed, "torch")
+        if runs_compiled(tall, settings):
+            outcome = solve_compiled(tall, tol=settings.tol, max_iterations=most)
+            return Solved(tall, transposed, outcome, "compiled")
+        if settings.method == "newton":
+            algorithm = partial(newton, tol=settings.tol, max_iterations=most)
+        else:
+            shifted = settings.method == "translation_invariant"
+            algorithm = partial(sweep, tol=settings.tol, max_sweeps=most, shifted=shifted)
+        return Solved(tall, transposed, _mark(solve_in_chunks(tall, algorithm), tall), "torch")
 
 
 def _mark(outcome: Outcome, problem: Problem) -> Outcome:
@@ -96,25 +90,15 @@ def _mark(outcome: Outcome, problem: Problem) -> Outcome:
     return replace(outcome, status=status, residual=torch.where(problem.failed, torch.nan, outcome.residual))
 
 
-def _wrap(solved: Solved, settings: Sinkhorn) -> Transport:
-    tall, outcome = solved.tall, solved.outcome
-    mass = row_mass(tall, outcome.f).sum(dim=1)
-    value = dual_value(tall, outcome.f, outcome.g, mass)
-    if tall.failed is not None:
-        value, mass = torch.where(tall.failed, torch.nan, value), torch.where(tall.failed, 0.0, mass)
-    if tall.cost.requires_grad and torch.is_grad_enabled():
-        value = ValueOfCost.apply(tall.cost, tall, outcome.g, value)
+def _wrap(problem: Problem, solved: Solved, settings: Sinkhorn) -> Transport:
+    outcome, detached = solved.outcome, solved.detached()
+    value, mass = value_and_mass(solved.tall, outcome.f, outcome.g)
+    if problem.cost.requires_grad and torch.is_grad_enabled():
+        value = ValueOfCost.apply(problem.cost, detached, value)
+    make_plan: Callable[[], Tensor]
+    if settings.gradient == "implicit":
+        make_plan = partial(PlanOfCost.apply, problem.cost, detached)
+    else:
+        make_plan = detached.plan
     seen = outcome.transposed() if solved.transposed else outcome
-    return Transport(
-        **vars(seen),
-        value=value,
-        mass=mass,
-        backend=solved.backend,
-        make_plan=partial(_plan, solved, implicit=settings.gradient == "implicit"),
-    )
-
-
-def _plan(solved: Solved, *, implicit: bool) -> Tensor:
-    tall, g = solved.tall, solved.outcome.g
-    plan = PlanOfCost.apply(tall.cost, tall, g) if implicit else plan_of(tall, g)
-    return plan.transpose(1, 2) if solved.transposed else plan
+    return Transport(**vars(seen), value=value, mass=mass, backend=solved.backend, make_plan=make_plan)
