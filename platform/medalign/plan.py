@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from medalign.data import manifest
 from medalign.data.batches import BatchStream
 from medalign.data.order import Order
 from medalign.data.reader import RowSource
@@ -24,6 +26,7 @@ class RunPlan:
         validation_batches: how many of them one validation uses.
         total_steps: optimizer steps of the run.
         graphs_per_step: graphs that one step matches, None for objectives without graphs.
+        contents: a hash of the rows of each split that the run reads.
     """
 
     stream: BatchStream
@@ -31,6 +34,7 @@ class RunPlan:
     validation_batches: int
     total_steps: int
     graphs_per_step: int | None
+    contents: Mapping[str, str] = field(default_factory=dict)
 
     def describe(self) -> dict[str, int | float | str]:
         """Return the plan as lines of (name, value), for people."""
@@ -78,7 +82,13 @@ def plan_run(*, seed: int, data: Data, train: Train, objective: Any) -> RunPlan:
         validation_batches=batches,
         total_steps=total,
         graphs_per_step=train.global_batch // graph_size if graph_size else None,
+        contents=_contents(data, (*splits, *((train.validation_split,) if train.validate_every else ()))),
     )
+
+
+def _contents(data: Data, splits: tuple[str, ...]) -> dict[str, str]:
+    corpus = manifest.read(data.corpus)
+    return {split: corpus.content(split) for split in dict.fromkeys(splits)}
 
 
 def _validation(stream: BatchStream, train: Train, objective: Any) -> tuple[BatchStream, int]:

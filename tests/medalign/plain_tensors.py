@@ -79,7 +79,7 @@ class PlainTensors:
     def planned_keys(self) -> list[str]:
         return self._keys
 
-    def gather(self, name: str, key: str = "weight") -> Tensor:
+    def gather(self, name: str, key: str = "weight", *, owner: int | None = None) -> Tensor:
         return self.tensors[name][key]
 
     def scatter(self, name: str, key: str, value: Tensor) -> None:

@@ -9,8 +9,7 @@ from striped_corpus import write_corpus
 from training_cases import plan_of, recipe_of
 from training_rig import Case, run_worlds
 
-from medalign.checkpoint import latest
-from medalign.checkpoint import weights
+from medalign.checkpoint import latest, weights
 from medalign.launch.worker import build_module
 from medalign_core.ops.draws import draw_seed
 

@@ -37,7 +37,7 @@ class EncoderWeights:
     def planned_keys(self) -> list[str]:
         return []
 
-    def gather(self, name: str, key: str = "weight") -> Tensor:
+    def gather(self, name: str, key: str = "weight", *, owner: int | None = None) -> Tensor:
         return self.parameters[name]
 
     def scatter(self, name: str, key: str, value: Tensor) -> None:

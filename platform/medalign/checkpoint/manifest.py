@@ -10,7 +10,7 @@ from typing import Any
 
 from medalign import storage
 from medalign.checkpoint.tensor_file import FileRecord
-from medalign.errors import CheckpointError
+from medalign.errors import CheckpointError, ConflictError
 
 SCHEMA, VERSION = "medalign.checkpoint", 2
 FILE_NAME = "manifest.json"
@@ -86,9 +86,23 @@ class Manifest:
 
 
 def write(uri: str, manifest: Manifest) -> None:
-    """Write a checkpoint's manifest, with a hash of itself."""
+    """Write a checkpoint's manifest, with a hash of itself; it is never written over.
+
+    Raises:
+        CheckpointError: there is another one.
+    """
     body = json.loads(_dump({"schema": f"{SCHEMA}/{VERSION}", **asdict(manifest)}))  # as it will be read
-    storage.write_bytes(storage.join(uri, FILE_NAME), _dump({**body, "sha256": _hash(body)}))
+    where, data = storage.join(uri, FILE_NAME), _dump({**body, "sha256": _hash(body)})
+    if where.startswith("gs://"):  # which has no conditional writes here
+        storage.write_bytes(where, data)
+        return
+    try:
+        storage.write_new(where, data)
+    except ConflictError as error:
+        if storage.read_bytes(where) != data:  # else an earlier try had succeeded, and its answer was lost
+            raise CheckpointError(
+                f"{uri}: is there already, with other content; does another process train?"
+            ) from error
 
 
 def exists(uri: str) -> bool:

@@ -35,8 +35,8 @@ class TensorSource(Protocol):
     def prepare_optimizer(self, keys: list[str], step: int) -> None:
         """Make room for the optimizer's tensors, before `scatter` fills them."""
 
-    def gather(self, name: str, key: str = WEIGHT) -> Tensor:
-        """Return one full tensor of a parameter. Collective."""
+    def gather(self, name: str, key: str = WEIGHT, *, owner: int | None = None) -> Tensor | None:
+        """Return one full tensor of a parameter on its owner, or on every rank; others may get None. Collective."""
 
     def scatter(self, name: str, key: str, value: Tensor) -> None:
         """Set one full tensor of a parameter. Collective."""

@@ -41,8 +41,9 @@ def stage(folder: str, source: TensorSource, attempt: str) -> Records:
         if number == len(names) // 2:
             part.attempt_to(lambda: fault("ckpt.mid_file"))
         for key in (WEIGHT, *keys):
-            value = source.gather(name, key)
+            value = source.gather(name, key, owner=owner[name])
             if owner[name] == source.rank:
+                assert value is not None
                 part.add(name, key, value)
             del value  # before the next one is there
     for name, value in buffers.items() if source.rank == 0 else ():

@@ -23,11 +23,12 @@ from typing import TypeVar
 from medalign import storage
 from medalign.checkpoint import catalogue, manifest, staging
 from medalign.checkpoint.manifest import Manifest
-from medalign.errors import CheckpointError, StorageError
+from medalign.errors import AccessError, CheckpointError, ConflictError, NotFoundError, StorageError
 from medalign.faults import fault
 
 T = TypeVar("T")
 IN_FLIGHT = 2
+PATIENCE_S = 300.0  # the longest that one call to a store takes to give up
 PAUSES_S = (0.1, 5.0)  # between looks for what is to appear, and between tries: growing from the first to the second
 
 
@@ -151,8 +152,8 @@ class Uploads:
         except (StorageError, TimeoutError) as error:
             good = self._last_good or "none yet"
             raise CheckpointError(
-                f"{upload.uri}: has not arrived within {self._deadline:g} s ({error}) The run stops here; the last"
-                f" good checkpoint: {good}. The same command goes on from there."
+                f"{upload.uri}: has not arrived (train.upload_deadline = {self._deadline:g} s): {error}"
+                f" The run stops; its last good checkpoint: {good}. The same command goes on from there."
             ) from error
         self._last_good = upload.uri
 
@@ -164,10 +165,15 @@ def _send(file: Path, uri: str) -> None:
 
 
 def _persist(action: Callable[[], T], end: float) -> T:
-    """Do it, again and again where the store fails, until the deadline."""
+    """Do it, again and again where the store does not answer, until the deadline."""
     for pause in _pauses():
+        left = end - time.monotonic()
+        limits = {"seconds": max(left, 1.0)} if left < PATIENCE_S else {}
         try:
-            return action()
+            with storage.patience(**limits):
+                return action()
+        except (AccessError, ConflictError, NotFoundError):
+            raise  # trying again cannot help
         except StorageError:
             if time.monotonic() + pause > end:
                 raise

@@ -29,6 +29,9 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved plan; start and write nothing.")
     ] = False,
+    allow_change: Annotated[
+        bool, typer.Option("--allow-change", help="Go on though seed, data, global batch or another key has changed.")
+    ] = False,
 ) -> None:
     """Train what a recipe says, or go on where the same run stopped."""
     settings, document = open_recipe(
@@ -41,9 +44,11 @@ def train(
     from medalign import launch
 
     if dry_run:
-        printing.show_plan(*launch.dry_run(recipe, overrides or ()))
+        printing.show_plan(*launch.dry_run(recipe, overrides or (), allow_change=allow_change))
         return
-    result = launch.train(recipe, overrides or ())
+    result = launch.train(recipe, overrides or (), allow_change=allow_change)
+    for note in result.notes[len(document.notes) :]:
+        printing.show_note(note)
     printing.show_end(result, best=settings.train.best)
     if result.step < result.total_steps:
         raise typer.Exit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 
@@ -77,6 +78,11 @@ class Manifest:
             have = ", ".join(sorted(self.splits)) or "none"
             raise CorpusError(f"corpus {self.name!r} has no images of split {name!r}; it has: {have}.")
         return self.splits[name]
+
+    def content(self, name: str) -> str:
+        """Return a hash of a split's rows and their order: that of its shards, wherever the corpus lies."""
+        shards = [[shard.sha256, list(shard.row_groups)] for shard in self.split(name).shards]
+        return hashlib.sha256(json.dumps(shards).encode()).hexdigest()
 
     def dumps(self) -> str:
         """Return the manifest as JSON, the same bytes for the same corpus."""

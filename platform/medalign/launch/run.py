@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from medalign import checkpoint, config, storage
@@ -39,22 +40,26 @@ class TrainResult:
     notes: tuple[str, ...] = ()
 
 
-def train(recipe: str, overrides: Sequence[str] = ()) -> TrainResult:
+def train(recipe: str, overrides: Sequence[str] = (), *, allow_change: bool = False) -> TrainResult:
     """Train what a recipe says, or go on where the same run stopped.
 
     Args:
         recipe: a YAML file or the name of a shipped recipe, e.g. "lvm_med/tiny_cpu".
         overrides: dotted keys laid over it, e.g. ["data.corpus=corpora/demo", "train.steps=100"].
+        allow_change: go on even where seed, data, global batch or another key is not what the run was started with.
 
     Raises:
         UserError: anything wrong with the recipe, the corpus, the run's place or the plan; before training starts.
         RunLockedError: the same run is at work already, here or elsewhere.
         MedAlignError: training failed.
     """
-    settled, plan, notes = _prepare(recipe, overrides)
+    settled, plan, notes = _prepare(recipe, overrides, allow_change=allow_change)
     start = _in_process if settled.train.workers == 0 else _on_ray
+    claim = partial(
+        folder.claim, settled.run.uri, config.resolve(settled), contents=plan.contents, allow_change=allow_change
+    )
     with locks.hold(storage.join(settled.run.uri, LOCK), of=settled.run.uri):
-        values = _finished(settled, plan) or start(settled, plan)
+        values = _finished(settled, plan, claim) or start(settled, plan, claim)
     return TrainResult(
         uri=settled.run.uri,
         step=values["step"],
@@ -66,22 +71,22 @@ def train(recipe: str, overrides: Sequence[str] = ()) -> TrainResult:
     )
 
 
-def dry_run(recipe: str, overrides: Sequence[str] = ()) -> tuple[Recipe, RunPlan]:
+def dry_run(recipe: str, overrides: Sequence[str] = (), *, allow_change: bool = False) -> tuple[Recipe, RunPlan]:
     """Return the resolved recipe and its plan, checked, without starting or writing anything.
 
     Raises:
         UserError: as `train`.
     """
-    settled, plan, _ = _prepare(recipe, overrides)
+    settled, plan, _ = _prepare(recipe, overrides, allow_change=allow_change)
     return settled, plan
 
 
-def _prepare(name: str, overrides: Sequence[str]) -> tuple[Recipe, RunPlan, tuple[str, ...]]:
+def _prepare(name: str, overrides: Sequence[str], *, allow_change: bool) -> tuple[Recipe, RunPlan, tuple[str, ...]]:
     with storage.patience(tries=4, seconds=15.0):  # a wrong address should not take minutes to be told
-        return _settle(name, overrides)
+        return _settle(name, overrides, allow_change=allow_change)
 
 
-def _settle(name: str, overrides: Sequence[str]) -> tuple[Recipe, RunPlan, tuple[str, ...]]:
+def _settle(name: str, overrides: Sequence[str], *, allow_change: bool) -> tuple[Recipe, RunPlan, tuple[str, ...]]:
     recipe, document = open_recipe(name, overrides)
     check_installed(recipe.tracking)
     settled = replace(
@@ -90,28 +95,32 @@ def _settle(name: str, overrides: Sequence[str]) -> tuple[Recipe, RunPlan, tuple
         data=replace(recipe.data, corpus=storage.absolute(recipe.data.corpus)),
     )
     plan = plan_run(seed=settled.run.seed, data=settled.data, train=settled.train, objective=settled.objective)
-    folder.check(settled.run.uri, config.resolve(settled))  # before anything starts
-    return settled, plan, tuple(document.notes)
+    uri, resolved = settled.run.uri, config.resolve(settled)
+    notes = tuple(document.notes)
+    if folder.check(uri, resolved, contents=plan.contents, allow_change=allow_change):  # before anything starts
+        found = folder.changes(uri, resolved, contents=plan.contents)
+        notes += tuple(f"{uri}: goes on though it was started with {change}" for change in found)
+    return settled, plan, notes
 
 
-def _finished(recipe: Recipe, plan: RunPlan) -> dict[str, Any] | None:
+def _finished(recipe: Recipe, plan: RunPlan, claim: Callable[[], bool]) -> dict[str, Any] | None:
     """Return the end of a run that has nothing left to do, None where there is something."""
     saved = checkpoint.latest(recipe.run.uri)
     if saved is None or saved.state.step < plan.total_steps:
         return None
-    folder.claim(recipe.run.uri, config.resolve(recipe))
+    claim()
     return {"step": saved.state.step, "skipped": saved.state.skipped, "best": saved.state.best, "last": {}}
 
 
-def _on_ray(recipe: Recipe, plan: RunPlan) -> dict[str, Any]:
+def _on_ray(recipe: Recipe, plan: RunPlan, claim: Callable[[], bool]) -> dict[str, Any]:
     from medalign.launch.on_ray import connect, train_on_ray
 
     connect(recipe)
-    folder.claim(recipe.run.uri, config.resolve(recipe))
+    claim()
     return train_on_ray(recipe, plan)
 
 
-def _in_process(recipe: Recipe, plan: RunPlan) -> dict[str, Any]:
+def _in_process(recipe: Recipe, plan: RunPlan, claim: Callable[[], bool]) -> dict[str, Any]:
     from medalign.launch.worker import work
     from medalign.training.session import ProcessSession, process_group
     from medalign_core.types import ImageBatch
@@ -119,6 +128,6 @@ def _in_process(recipe: Recipe, plan: RunPlan) -> dict[str, Any]:
     def batches(start: int) -> Iterator[ImageBatch]:
         return plan.stream.plain(0, start=start, stop=plan.total_steps)
 
-    folder.claim(recipe.run.uri, config.resolve(recipe))
+    claim()
     with process_group():
         return work(recipe, plan, ProcessSession(), batches, console=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,11 @@ def work(recipe: Recipe, plan: RunPlan, session: Session, batches: Batches, *, c
         clip=settings.clip,
     )
     saved = checkpoint.latest(recipe.run.uri)
-    state = saved.state if saved else TrainState(step=0, seed=recipe.run.seed, global_batch=settings.global_batch)
+    # what was allowed to change has changed from here on
+    first = TrainState(step=0, seed=recipe.run.seed, global_batch=settings.global_batch, data=dict(plan.contents))
+    state = (
+        replace(first, step=saved.state.step, skipped=saved.state.skipped, best=saved.state.best) if saved else first
+    )
     if saved:
         checkpoint.load(saved, engine)
     engine.barrier()

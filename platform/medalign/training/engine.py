@@ -15,6 +15,8 @@ from medalign.errors import CheckpointError
 from medalign.training.contract import StepOutcome
 from medalign.training.running_statistics import RunningStatistics
 
+PIECE = 1 << 18  # numbers of a rank's part that are gathered at once
+
 
 class Engine:
     """A module that trains: forward, backward, step, and its full tensors one at a time.
@@ -128,11 +130,16 @@ class Engine:
             return ["exp_avg", "exp_avg_sq"]
         return ["momentum_buffer"] if self._basic.defaults.get("momentum") else []
 
-    def gather(self, name: str, key: str = WEIGHT) -> Tensor:
-        """Return one full fp32 tensor: a weight, or an optimizer's tensor. Collective: every rank calls it in order."""
+    def gather(self, name: str, key: str = WEIGHT, *, owner: int | None = None) -> Tensor | None:
+        """Return one full fp32 tensor: a weight, or an optimizer's tensor. Collective: every rank calls it in order.
+
+        Where an owner is named, other ranks may get None, and then hold no more of the tensor than their own part.
+        """
         parameter = self._parameters[name]
         if key != WEIGHT and not self._is_linked:
             self._link()
+        if self._stage == 3:
+            return self._assemble(parameter, None if key == WEIGHT else key, owner)
         value = self._get(parameter, None if key == WEIGHT else key)
         return value.detach().reshape(_full_shape(parameter))
 
@@ -187,6 +194,25 @@ class Engine:
             )
         return value
 
+    def _assemble(self, parameter: nn.Parameter, key: str | None, owner: int | None) -> Tensor | None:
+        """Return a full tensor of stage 3 on its owner, piece by piece: DeepSpeed holds it twice, on every rank."""
+        from deepspeed.utils import safe_get_local_fp32_param, safe_get_local_optimizer_state
+
+        own = safe_get_local_optimizer_state(parameter, key) if key else safe_get_local_fp32_param(parameter)
+        own, size = own.detach().to(self.device), own.numel()
+        whole = own.new_empty(self.world, size) if owner in (None, self.rank) else None
+        collect = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)  # torch renames it
+        for at in range(0, size, PIECE):
+            part = own[at : at + PIECE]
+            pieces = part.new_empty(self.world * part.numel())
+            collect(pieces, part)
+            if whole is not None:
+                whole[:, at : at + PIECE] = pieces.view(self.world, -1)
+        if whole is None:
+            return None
+        shape = _full_shape(parameter)
+        return whole.flatten()[: math.prod(shape)].view(shape)  # the last rank's part is padded
+
     def _set_weight(self, parameter: nn.Parameter, value: Tensor) -> None:
         from deepspeed import zero
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
@@ -217,7 +243,7 @@ class Engine:
         """Return this rank's part of a full tensor, padded: DeepSpeed's full setter fails where it does not divide."""
         size = parameter.ds_tensor.numel()  # type: ignore[attr-defined]
         own = value.reshape(-1)[self.rank * size : (self.rank + 1) * size].float()
-        return torch.nn.functional.pad(own, (0, size - own.numel()))
+        return own if own.numel() == size else torch.nn.functional.pad(own, (0, size - own.numel()))
 
     def buffers(self) -> dict[str, Tensor]:
         """Return the running statistics, the one copy that all ranks share."""
