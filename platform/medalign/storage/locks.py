@@ -7,11 +7,11 @@ touched the lock for a minute, by the clock of the store.
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import json
 import logging
 import os
+import signal
 import socket
 import threading
 import uuid
@@ -87,8 +87,13 @@ class Owner:
             raise ValueError(f"not a lock: {error}") from error
 
 
+def interrupt() -> None:
+    """Do to the main thread what Ctrl-C does."""
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+
 @contextlib.contextmanager
-def hold(uri: str, *, of: str, on_lost: Callable[[], None] = _thread.interrupt_main) -> Iterator[Owner]:
+def hold(uri: str, *, of: str, on_lost: Callable[[], None] = interrupt) -> Iterator[Owner]:
     """Hold a lock for as long as the block runs.
 
     Args:
@@ -180,7 +185,7 @@ class _Heart:
         while not self._stop.wait(BEAT_S):
             beat += 1
             try:
-                with patience(tries=3, seconds=20.0, try_seconds=10.0):
+                with patience(tries=4, seconds=20.0, try_seconds=10.0):
                     self._tag = replace_version(self._uri, self._owner.dumps(beat), self._tag)
             except ConflictError:
                 if (thief := self._thief()) is not None:

@@ -59,7 +59,7 @@ class RemoteFiles(fs.FileSystemHandler):
 
     def get_file_info_selector(self, selector: fs.FileSelector) -> list[fs.FileInfo]:
         """Return what is there under a folder."""
-        return self.call(lambda store: store.get_file_info(selector), selector.base_dir)
+        return self.call(lambda store: store.get_file_info(selector), selector.base_dir, is_there=True)
 
     def open_input_file(self, path: str) -> pa.PythonFile:
         """Open a file for reading at any place."""
@@ -118,20 +118,19 @@ class PatientFile(io.RawIOBase):
     def __init__(self, files: RemoteFiles, path: str) -> None:
         super().__init__()
         self._files, self._path, self._at = files, path, 0
-        self._opened: tuple[fs.FileSystem, Any] | None = None
-        self._size: int = files.call(lambda store: self._open(store).size(), path, is_there=True)
+        self._idle: tuple[fs.FileSystem, pa.NativeFile] | None = None
+        self._size: int = files.call(self._open_for_size, path, is_there=True)
 
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int = -1) -> bytearray:  # type: ignore[override] # as good as bytes, and not copied once more
         """Return the next bytes; fewer only at the end."""
         left = max(self._size - self._at, 0)
-        size = left if size is None or size < 0 else min(size, left)
-        pieces = []
-        for start in range(self._at, self._at + size, PIECE):
-            length = min(PIECE, self._at + size - start)
-            piece = functools.partial(self._range, start=start, length=length)
-            pieces.append(self._files.call(piece, self._path))
-        self._at += size
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        data = bytearray(left if size is None or size < 0 else min(size, left))
+        view = memoryview(data)
+        for start in range(0, len(data), PIECE):
+            piece = view[start : start + PIECE]
+            self._files.call(functools.partial(self._fill, piece=piece, at=self._at + start), self._path, is_there=True)
+        self._at += len(data)
+        return data
 
     def readinto(self, buffer: Any) -> int:
         """Fill a buffer."""
@@ -156,15 +155,33 @@ class PatientFile(io.RawIOBase):
         """Say yes."""
         return True
 
-    def _open(self, store: fs.FileSystem) -> Any:
-        """Return pyarrow's file; a new one where the credentials were renewed, which gives another store."""
-        opened = self._opened
-        if opened is None or opened[0] is not store:
-            opened = self._opened = (store, store.open_input_file(self._path))
-        return opened[1]
+    def _open_for_size(self, store: fs.FileSystem) -> int:
+        opened = store.open_input_file(self._path)
+        self._idle = (store, opened)
+        return opened.size()
 
-    def _range(self, store: fs.FileSystem, start: int, length: int) -> bytes:
-        data = self._open(store).read_at(length, start)
-        if len(data) != length:
-            raise ShortReadError(f"{len(data)} bytes came of {length}")
-        return data
+    def _fill(self, store: fs.FileSystem, *, piece: memoryview, at: int) -> None:
+        """Fill a piece; a body that is shorter than asked for is an error.
+
+        pyarrow does not tell how long a body was, and leaves the rest of the buffer as it is. So the last byte is
+        looked at: where it has not changed, either the body was short or that byte happens to be the same, and a
+        second read over another byte tells which.
+        """
+        own = bytearray(len(piece))  # a try that was given up may still write into its buffer
+        for mark in (0, 255):
+            own[-1] = mark
+            self._read_into(store, own, at)
+            if own[-1] != mark:
+                piece[:] = own
+                return
+        raise ShortReadError("the body was shorter than asked for")
+
+    def _read_into(self, store: fs.FileSystem, buffer: bytearray, at: int) -> None:
+        # pyarrow's file belongs to this try until it succeeds: one that was given up may still move its position
+        idle, self._idle = self._idle, None
+        opened = idle[1] if idle and idle[0] is store else store.open_input_file(self._path)
+        opened.seek(at)
+        count = opened.readinto(buffer)
+        if count != len(buffer):
+            raise ShortReadError(f"{count} bytes came of {len(buffer)}")
+        self._idle = (store, opened)
