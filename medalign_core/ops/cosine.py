@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -17,11 +19,8 @@ def normalize(vectors: Float[Tensor, "*S D"], *, floor: Float[Tensor, "*S 1"] | 
         vectors: any floating type; computed in that type.
         floor: length up to which a vector counts as zero, >= 0; a tensor gives each vector its own.
     """
-    squared = vectors.square().sum(dim=-1, keepdim=True)
-    # sqrt only ever sees a positive number: where() alone would still send 0 * inf = nan through the unused branch
-    length = torch.where(squared > 0, squared, 1.0).sqrt()
-    has_length = (squared > 0) & (length.detach() > floor)
-    return vectors * torch.where(has_length, length.reciprocal(), 0.0)
+    units: Tensor = _Normalization.apply(vectors, floor)[0]
+    return units
 
 
 def cosine_table(s: Float[Tensor, "*S M D"], t: Float[Tensor, "*S N D"]) -> Float[Tensor, "*S M N"]:
@@ -32,3 +31,33 @@ def cosine_table(s: Float[Tensor, "*S M D"], t: Float[Tensor, "*S N D"]) -> Floa
 def at_least_float32(x: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
     """Return `x` in float32, or as it is when wider: half precision is for towers, not for affinities."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+class _Normalization(torch.autograd.Function):
+    """Written out because what it is given is large, feature maps above all: a third of the passes that autograd takes.
+
+    With u = x / |x| the gradient is (g - u <g, u>) / |x|; where 1 / |x| stands at 0, both are 0.
+    """
+
+    @staticmethod
+    def forward(vectors: Tensor, floor: Tensor | float) -> tuple[Tensor, Tensor]:
+        length = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+        inverse = torch.where(length > floor, length.reciprocal(), 0.0)
+        return vectors * inverse, inverse
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor | float], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(inputs[0], *output)
+
+    @staticmethod
+    def backward(ctx: Any, incoming: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, None]:
+        vectors, units, inverse = ctx.saved_tensors
+        if incoming is None:
+            return None, None
+        if torch.is_grad_enabled():  # to be differentiated again: 1 / |x| as a function of x
+            length = torch.where(inverse > 0, vectors, 1.0).norm(dim=-1, keepdim=True)
+            inverse = torch.where(inverse > 0, length.reciprocal(), 0.0)
+        along = torch.linalg.vecdot(incoming, units)[..., None]
+        return torch.addcmul(incoming, units, along, value=-1.0) * inverse, None

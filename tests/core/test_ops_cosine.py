@@ -42,7 +42,9 @@ def test_vectors_not_longer_than_their_floor_become_zero():
 
 
 def test_normalisation_has_the_right_gradient():
-    assert torch.autograd.gradcheck(normalize, (draw(4, 3).requires_grad_(),))
+    leaf = draw(4, 3).requires_grad_()
+    assert torch.autograd.gradcheck(normalize, leaf)
+    assert torch.autograd.gradgradcheck(normalize, leaf)
 
 
 def test_half_precision_is_widened_and_double_is_kept():
