@@ -63,7 +63,9 @@ def random_encoder(recipe: Mapping[str, Any], seed: int) -> ImageEncoder:
 
 
 def open_backbone(source: str) -> torch.nn.Module:
-    """Open a transformers model from a local directory or, where there is a network, a hub id. Runs no remote code.
+    """Open a transformers model from a local directory or, where there is a network, a hub id.
+
+    Runs no remote code and reads safetensors only: a pickle may run anything.
 
     Raises:
         UserError: it cannot be opened.
@@ -71,7 +73,7 @@ def open_backbone(source: str) -> torch.nn.Module:
     from transformers import AutoModel
 
     try:
-        return AutoModel.from_pretrained(source, trust_remote_code=False)
+        return AutoModel.from_pretrained(source, trust_remote_code=False, use_safetensors=True)
     except (OSError, ValueError) as error:
         where = "directory" if os.path.isdir(source) else "directory (or hub id, with a network)"
         cause = " ".join(str(error).split())[:160]
