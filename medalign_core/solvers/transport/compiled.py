@@ -18,18 +18,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from math import inf, isinf
+from math import e, inf, isinf, log2
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from medalign_core.solvers.transport.compiled_kernels import SLOTS, TILE, Constants, Work
 from medalign_core.solvers.transport.compiled_lanes import BYTES
-from medalign_core.solvers.transport.compiled_newton import Answers, Problems, solve_blocks
+from medalign_core.solvers.transport.compiled_layout import SLOTS, TILE, Answers, Constants, Problems, Work
+from medalign_core.solvers.transport.compiled_newton import CONVERGED, FAILED, LIMIT, STALLED, solve_blocks
 from medalign_core.solvers.transport.compiled_plan import backward_blocks, plan_blocks
 
 WIDEST = 32  # columns (N) at most: the caller transposes so that the smaller side is N
-CONVERGED, STALLED, LIMIT, FAILED = range(4)  # the statuses of `solve`
+STATUSES = (CONVERGED, STALLED, LIMIT, FAILED)
 _STRIP = 320  # lane vectors of a block worked on at once: 20 KiB, which stay in the first-level cache
 
 Potentials = tuple[
@@ -67,8 +67,8 @@ def solve(
         epsilon: Entropic weight, > 0, in units of cost.
         rho_a: Weight of the row marginal in (0, inf]; inf holds it hard.
         rho_b: Weight of the column marginal in (0, inf].
-        tol: L1 error sum_n |c_n - b_n e^(-g_n / rho_b)| at which a problem stops. The rows' error is 0 by construction.
-        max_iterations: Evaluations of the marginals after the first, halved steps included, before a problem is given up.
+        tol: L1 error sum_n |c_n - b_n e^(-g_n / rho_b)| at which a problem stops; the rows' error is 0 by construction.
+        max_iterations: Evaluations of the marginals after the first, those of halved steps included.
         threads: Threads that share the batch.
         plan_out: Where to write the plans; more exact than from the potentials, which float32 rounds at small epsilon.
 
@@ -84,10 +84,10 @@ def solve(
     count, m, n = cost.shape
     dtype = _checked(cost, a, b, *(() if plan_out is None else (plan_out,)))
     f, g = np.empty((count, m), dtype), np.empty((count, n), dtype)
-    residual, iterations, status = (np.empty((count, 1), dtype) for _ in range(3))
+    state = np.empty((count, 3), dtype)
     plan = np.empty((0, m * n), dtype) if plan_out is None else plan_out.reshape(count, m * n)
     problems = Problems(_flat(cost), _rows(a, (count, m)), _rows(b, (count, n)))
-    answers = Answers(f, g, plan, residual, iterations, status)
+    answers = Answers(f, g, plan, state)
     constants = _constants(epsilon, rho_a, rho_b, dtype)._replace(tolerance=tol, max_iterations=max_iterations)
     _spread(
         lambda work, first, last: solve_blocks(problems, answers, work, constants, first, last),
@@ -95,7 +95,8 @@ def solve(
         count,
         threads,
     )
-    return f, g, iterations[:, 0].astype(np.int32), residual[:, 0], status[:, 0].astype(np.int32)
+    residual, iterations, status = state.T
+    return f, g, iterations.astype(np.int32), residual.copy(), status.astype(np.int32)
 
 
 def plan(
@@ -118,8 +119,8 @@ def plan(
     dtype = _checked(cost, a, b, f, g)
     result = np.empty((count, m, n), dtype)
     problems = Problems(_flat(cost), _rows(a, (count, m)), _rows(b, (count, n)))
-    none = np.empty((0, 1), dtype)
-    answers = Answers(np.ascontiguousarray(f), np.ascontiguousarray(g), result.reshape(count, -1), none, none, none)
+    potentials = np.ascontiguousarray(f), np.ascontiguousarray(g)
+    answers = Answers(*potentials, result.reshape(count, m * n), np.empty((0, 3), dtype))
     constants = _constants(epsilon, inf, inf, dtype)
     _spread(
         lambda work, first, last: plan_blocks(problems, answers, work, constants, first, last),
@@ -177,7 +178,7 @@ def _spread(run: Callable[[Work, int, int], None], make_work: Callable[[], Work]
     bounds = [blocks * i // threads for i in range(threads + 1)]
     with ThreadPoolExecutor(threads) as pool:
         shares = zip(bounds[:-1], bounds[1:], strict=True)
-        futures = [pool.submit(lambda first, last: run(make_work(), first, last), *share) for share in shares]
+        futures = [pool.submit(run, make_work(), first, last) for first, last in shares]
         for future in futures:
             future.result()
 
@@ -217,13 +218,14 @@ def _constants(epsilon: float, rho_a: float, rho_b: float, dtype: np.dtype) -> C
     return Constants(
         epsilon=float(epsilon),
         inverse_epsilon=1 / epsilon,
+        inverse_epsilon2=log2(e) / epsilon,
         tau_a=1 - rest_a,
         tau_b=1 - rest_b,
         row_scale=rest_a / epsilon,
+        row_scale2=log2(e) * rest_a / epsilon,
         slack=rest_a + rest_b - rest_a * rest_b,
         q=q,
         shift_a=rest_a / both if both else 0.0,
-        shift_b=q / both if both else 0.0,
         shift=1 / both if both else 0.0,
         tolerance=0.0,
         floor=64 * float(np.finfo(dtype).eps),

@@ -1,6 +1,6 @@
 """Vectors of as many numbers as one 64-byte register holds (lanes), as a numba type with arithmetic, load and store.
 
-Kernels put one problem into each lane: sums over a problem become sums of vectors, and no loop waits for the one before.
+Kernels put one problem into each lane: sums over a problem become sums of vectors, without a reduction in a register.
 LLVM splits such a vector where registers are narrower: the code is right on every machine, and fast where AVX-512 is.
 Where an operation takes a lane vector and a scalar, the scalar goes into every lane in the vector's precision.
 
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, no_type_check
 
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.core import cgutils
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
@@ -56,7 +56,7 @@ def lanes_of(array: Any) -> Lanes:
     return Lanes(array.dtype)
 
 
-def spread(builder: Any, value: Any, given: types.Type, lanes: Lanes) -> Any:
+def spread(builder: Any, value: Any, given: Any, lanes: Lanes) -> Any:
     """The LLVM vector of `value`: itself if it is one, otherwise the scalar in every lane."""
     if isinstance(given, Lanes):
         return value
@@ -74,7 +74,7 @@ def spread(builder: Any, value: Any, given: types.Type, lanes: Lanes) -> Any:
 
 
 def pointer(context: Any, builder: Any, array_type: Any, array: Any) -> Callable[[Any], Any]:
-    """A function from the LLVM index of an element of an array, flat, to the pointer at the lane vector starting there."""
+    """A function from the index of an element of a flat array to the pointer at the lane vector that starts there."""
     data = context.make_array(array_type)(context, builder, array).data
     vector = context.get_value_type(lanes_of(array_type))
     return lambda element: builder.bitcast(builder.gep(data, [element]), vector.as_pointer())
@@ -219,7 +219,18 @@ _define(operator.truediv, lambda builder, a, b: builder.fdiv(a, b), lambda lanes
 _define(operator.lt, lambda builder, a, b: builder.fcmp_ordered("<", a, b), lambda lanes: Mask(lanes.count))
 _define(operator.le, lambda builder, a, b: builder.fcmp_ordered("<=", a, b), lambda lanes: Mask(lanes.count))
 _define(operator.gt, lambda builder, a, b: builder.fcmp_ordered(">", a, b), lambda lanes: Mask(lanes.count))
+_define(operator.ge, lambda builder, a, b: builder.fcmp_ordered(">=", a, b), lambda lanes: Mask(lanes.count))
 _define(operator.ne, lambda builder, a, b: builder.fcmp_unordered("!=", a, b), lambda lanes: Mask(lanes.count))
 _define_logic(operator.and_, lambda builder, a, b: builder.and_(a, b))
 _define_logic(operator.or_, lambda builder, a, b: builder.or_(a, b))
 _define_logic(operator.invert, lambda builder, a: builder.not_(a))
+
+
+@njit(nogil=True, forceinline=True)
+@no_type_check
+def store_four(array, index, vectors):
+    """Write four lane vectors in a row, from number `index` on."""
+    store(array, index, vectors[0])
+    store(array, index + 1, vectors[1])
+    store(array, index + 2, vectors[2])
+    store(array, index + 3, vectors[3])

@@ -1,49 +1,27 @@
 """Newton's method on the smaller side's potential, one problem in each lane: the compiled forward.
 
-The dual and its elimination are described at `solve` in compiled.py. What is done here, per problem and with x = g / eps:
+The dual and its elimination are described at `solve` in compiled.py. Here, per problem and with x = g / epsilon:
 
-1. The common shift of x has a closed form (both masses agree at the optimum), so it is never iterated on: marginals are
-   compared after normalisation, G_n = log(target_n / sum target) - log(c_n / sum c). At large rho that is the slow mode.
+1. The common shift of x has a closed form (both masses agree at the optimum), so it is never iterated on: marginals
+   are compared after normalisation, G_n = log(target_n / sum target) - log(c_n / sum c). At large rho that is the
+   mode that sweeps are slow in.
 2. The step solves (I - tau_a tau_b S) y = tau_b G, S the row-stochastic matrix of the fixed point's Jacobian; its
    midrange is removed (a shift) and its length capped, which lets small epsilon converge in few steps.
-3. A step is halved until the L1 error of the marginals falls. Where a column's mass is off by more than e^20 a plain
-   fixed-point sweep is taken instead. When |x| grows, it is absorbed into the kernel.
+3. A step is halved until the L1 error of the marginals falls or the dual does. After three halvings, and where a
+   column's mass is off by more than e^20, a fixed-point sweep is taken instead. When |x| grows, it is absorbed.
 
 A problem that has stopped keeps its x: evaluating it again with its neighbours gives the same bits.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, no_type_check
+from typing import no_type_check
 
 from numba import njit
 
-from medalign_core.solvers.transport.compiled_functions import exp, log
-from medalign_core.solvers.transport.compiled_kernels import (
-    ABSORBED,
-    BASE,
-    COLUMN_SUM,
-    FAR,
-    GAP,
-    MARGINAL,
-    MASS,
-    RIGHT,
-    ROW_SUM,
-    SCALED,
-    SLOTS,
-    STEP,
-    SWEEP,
-    TARGET,
-    TINY,
-    TOP,
-    WEIGHT,
-    B,
-    X,
-    build_kernel,
-    solve_curvature,
-    sum_rows_and_columns,
-    weigh_products,
-)
+from medalign_core.solvers.transport.compiled_curvature import solve_curvature, weigh_products
+from medalign_core.solvers.transport.compiled_functions import log
+from medalign_core.solvers.transport.compiled_kernels import build_kernel, compare_marginals, sum_rows_and_columns
 from medalign_core.solvers.transport.compiled_lanes import (
     any_lane,
     fma,
@@ -54,32 +32,32 @@ from medalign_core.solvers.transport.compiled_lanes import (
     splat,
     store,
 )
+from medalign_core.solvers.transport.compiled_layout import (
+    ABSORBED,
+    BASE,
+    FAR,
+    GAP,
+    MARGINAL,
+    MASS,
+    RIGHT,
+    ROW_SUM,
+    SCALED,
+    SLOTS,
+    STEP,
+    SWEEP,
+    TINY,
+    TOP,
+    WEIGHT,
+    B,
+    X,
+)
 from medalign_core.solvers.transport.compiled_transpose import gather, scatter
 
 CONVERGED, STALLED, LIMIT, FAILED = range(4)
 LONGEST = 6.0  # of a step, in units of epsilon, from the middle
 BEYOND = 20.0  # a log ratio of masses beyond which a sweep is taken
 ABSORB = 10.0  # of x, beyond which float32 resolves its exponential too coarsely
-HALVINGS = 3.0
-
-
-class Problems(NamedTuple):
-    """The batch: cost (P, M N); a (P, M) or (1, M); b (P, N) or (1, N)."""
-
-    cost: Any
-    a: Any
-    b: Any
-
-
-class Answers(NamedTuple):
-    """What is written: f (P, M), g (P, N), plan (P, M N) or (0, M N) for none; residual, iterations, status (P, 1)."""
-
-    f: Any
-    g: Any
-    plan: Any
-    residual: Any
-    iterations: Any
-    status: Any
+HALVINGS = 3.0  # of a step, before a sweep is taken instead
 
 
 @njit(cache=True, nogil=True)
@@ -93,60 +71,57 @@ def solve_blocks(problems, answers, work, constants, first_block, last_block):
 @njit(nogil=True)
 @no_type_check
 def _solve_block(problems, answers, work, constants, first):
-    n, p = work.n, work.padded
-    gather(problems.b, first, work.columns, B * p, work.lanes)
     zero = splat(work.rows, 0.0)
-    for j in range(p):
-        store(work.columns, X * p + j, zero)
-        store(work.columns, ABSORBED * p + j, zero)
-        store(work.columns, SCALED * p + j, zero)
-        store(work.columns, STEP * p + j, zero)
-    highest = _read_kernel(problems, work, constants, first)
-    last, residual, iterations = zero + FAR, zero, zero  # `last` is the error at BASE: FAR where any step is taken
+    highest = _start(problems, work, constants, first)
+    last, residual, iterations = zero + FAR, zero, zero  # `last` is the error at BASE: FAR where any step will do
     halvings, status = zero, zero + LIMIT
     active = zero < 1.0
-    step = 0
+    evaluations, settled = 0, False
     while True:
         sum_rows_and_columns(work, constants, highest)
-        error, slope, mass, log_ratio, row_scale = _compare(work, constants, highest)
-        converged = active & (error <= constants.tolerance)
-        open_ = active & ~converged
-        better = (error < last) | (slope < 0.0)  # the dual is convex: still falling here, it fell all the way
-        floor = mass * constants.floor
-        stalled = open_ & (error <= floor) & ~(error < last * 0.5)
-        failed = open_ & (error != error)
-        stop = stalled | failed
-        if step >= constants.max_iterations:
-            stop = open_
-        back = stop & (last < error)
-        status = select(converged, CONVERGED, select(stalled, STALLED, select(failed, FAILED, status)))
-        residual = select(active, select(back, last, error), residual)
-        active = open_ & ~stop
-        advance, retreat = active & better, active & ~better
-        if any_lane(back):
-            for j in range(n):
-                x = select(back, load(work.columns, BASE * p + j), load(work.columns, X * p + j))
-                store(work.columns, X * p + j, x)
-        if not any_lane(active):
-            if any_lane(back):
-                sum_rows_and_columns(work, constants, highest)
-                error, slope, mass, log_ratio, row_scale = _compare(work, constants, highest)
+        error, slope, mass, log_ratio, row_scale = compare_marginals(work, constants, highest)
+        if settled:
             break
+        converged, stalled, failed = _judge(active, error, last, mass, constants)
+        status = select(converged, CONVERGED, select(stalled, STALLED, select(failed, FAILED, status)))
+        going_on = active & ~(converged | stalled | failed)
+        if evaluations >= constants.max_iterations:
+            going_on = going_on & (zero > 1.0)
+        back = active & ~converged & ~going_on & (last < error)
+        residual = select(active, select(back, last, error), residual)
+        active = going_on
+        if any_lane(back):
+            _go_back(work, back)
+        if not any_lane(active):
+            if not any_lane(back):
+                break
+            settled = True  # one more look, at the points gone back to
+            continue
+        better = (error < last) | (slope < 0.0)  # the dual is convex: still falling here, it fell all the way
+        advance, retreat = active & better, active & ~better
+        swept = active
         if any_lane(advance):
             swept = _direction(work, constants)
-            last = select(advance, select(swept, FAR, error), last)
-        halvings = select(retreat, halvings + 1.0, 0.0)
-        give_up = retreat & (halvings > HALVINGS)
-        last = select(give_up, FAR, last)
-        halvings = select(give_up, 0.0, halvings)
+        give_up = retreat & (halvings >= HALVINGS)
+        last = select(give_up | advance & swept, FAR, select(advance, error, last))
+        halvings = select(retreat & ~give_up, halvings + 1.0, 0.0)
+        iterations = iterations + select(advance | give_up, 1.0, zero)
         if _move(work, constants, (active, advance, retreat, give_up)):
             highest = _read_kernel(problems, work, constants, first)
-        iterations = iterations + select(advance | give_up, 1.0, zero)
-        step += 1
+        evaluations += 1
     _write(answers, work, constants, (first, log_ratio, row_scale))
-    _write_lanes(answers.residual, work, first, residual)
-    _write_lanes(answers.iterations, work, first, iterations)
-    _write_lanes(answers.status, work, first, status)
+    _write_state(answers.state, work, first, (residual, iterations, status))
+
+
+@njit(nogil=True)
+@no_type_check
+def _start(problems, work, constants, first):
+    """Read a block of problems and set every potential to 0."""
+    p = work.padded
+    for at in range(SLOTS * p):
+        store(work.columns, at, 0.0)
+    gather(problems.b, first, work.columns, B * p, work.lanes)
+    return _read_kernel(problems, work, constants, first)
 
 
 @njit(nogil=True)
@@ -157,47 +132,21 @@ def _read_kernel(problems, work, constants, first):
     return build_kernel(work, constants)
 
 
+@njit(nogil=True, forceinline=True)
+@no_type_check
+def _judge(active, error, last, mass, constants):
+    """Where the marginals fit, where they no longer improve at the precision's floor, and where they are nan."""
+    converged = active & (error <= constants.tolerance)
+    stalled = active & ~converged & (error <= mass * constants.floor) & ~(error < last * 0.5)
+    return converged, stalled, active & (error != error)
+
+
 @njit(nogil=True)
 @no_type_check
-def _compare(work, constants, highest):
-    """The marginal of the columns against its target, after the best common shift.
-
-    Returns the L1 error, the mass, log(sum target / sum mass) and the factor that the shift gives the plan.
-    """
-    n, p = work.n, work.padded
-    lowest = splat(work.rows, FAR)
-    for j in range(n):
-        x = fma(load(work.columns, ABSORBED * p + j), constants.inverse_epsilon, load(work.columns, X * p + j))
-        lowest = minimum(lowest, select(load(work.columns, B * p + j) > 0.0, x, FAR))
-    masses, targets = splat(work.rows, 0.0), splat(work.rows, 0.0)
-    for j in range(n):
-        b = load(work.columns, B * p + j)
-        x = fma(load(work.columns, ABSORBED * p + j), constants.inverse_epsilon, load(work.columns, X * p + j))
-        exponent = (lowest - x) * constants.q  # not positive where there is weight
-        total = load(work.columns, COLUMN_SUM * p + j)
-        mass, target = load(work.columns, SCALED * p + j) * total, b * exp(exponent)
-        store(work.columns, MASS * p + j, mass)
-        store(work.columns, TARGET * p + j, target)
-        store(work.columns, GAP * p + j, exponent - load(work.columns, X * p + j) - log(total))
-        masses, targets = masses + mass, targets + target
-    log_masses, log_targets = log(masses), log(targets)
-    shift = log_masses - log_targets
-    log_masses, log_targets = fma(highest, constants.row_scale, log_masses), fma(lowest, -constants.q, log_targets)
-    log_ratio = log_targets - log_masses
-    masses, targets = maximum(masses, TINY), maximum(targets, TINY)
-    row_scale, target_scale, mass = splat(work.rows, 1.0), splat(work.rows, 1.0), masses
-    if constants.shift > 0.0:
-        mass = exp(fma(log_ratio, constants.shift_a, log_masses))
-        row_scale, target_scale = mass / masses, mass / targets
-    error = splat(work.rows, 0.0)
-    slope = error
-    for j in range(n):
-        gap = select(load(work.columns, B * p + j) > 0.0, load(work.columns, GAP * p + j) + shift, 0.0)
-        store(work.columns, GAP * p + j, gap * constants.tau_b)
-        off = load(work.columns, MASS * p + j) * row_scale - load(work.columns, TARGET * p + j) * target_scale
-        error = error + maximum(off, off * -1.0)
-        slope = fma(off, load(work.columns, STEP * p + j), slope)
-    return error, slope, mass + targets * target_scale, log_ratio, row_scale
+def _go_back(work, lanes):
+    for j in range(work.n):
+        at = X * work.padded + j
+        store(work.columns, at, select(lanes, load(work.columns, BASE * work.padded + j), load(work.columns, at)))
 
 
 @njit(nogil=True)
@@ -294,6 +243,8 @@ def _write(answers, work, constants, state):
 
 @njit(nogil=True)
 @no_type_check
-def _write_lanes(target, work, first, value):
-    store(work.columns, RIGHT * work.padded, value)
-    scatter(work.columns, RIGHT * work.padded, target, first, work.lanes)
+def _write_state(state, work, first, values):
+    store(work.columns, RIGHT * work.padded, values[0])
+    store(work.columns, RIGHT * work.padded + 1, values[1])
+    store(work.columns, RIGHT * work.padded + 2, values[2])
+    scatter(work.columns, RIGHT * work.padded, state, first, work.lanes)

@@ -9,8 +9,10 @@ from typing import no_type_check
 
 from numba import njit
 
+from medalign_core.solvers.transport.compiled_curvature import solve_curvature, weigh_products
 from medalign_core.solvers.transport.compiled_functions import exp
-from medalign_core.solvers.transport.compiled_kernels import (
+from medalign_core.solvers.transport.compiled_lanes import fma, load, maximum, splat, store, store_four
+from medalign_core.solvers.transport.compiled_layout import (
     COLUMN_SUM,
     GAP,
     MARGINAL,
@@ -23,10 +25,7 @@ from medalign_core.solvers.transport.compiled_kernels import (
     WEIGHT,
     B,
     X,
-    solve_curvature,
-    weigh_products,
 )
-from medalign_core.solvers.transport.compiled_lanes import fma, load, maximum, splat, store
 from medalign_core.solvers.transport.compiled_transpose import gather, scatter
 
 
@@ -107,14 +106,8 @@ def _sum_columns(work, first, low, high):
         k += m * n
         r0, r1 = fma(t0, load(work.block, k + first) - h, r0), fma(t1, load(work.block, k + j1) - h, r1)
         r2, r3 = fma(t2, load(work.block, k + j2) - h, r2), fma(t3, load(work.block, k + j3) - h, r3)
-    store(work.columns, at, c0)
-    store(work.columns, at + 1, c1)
-    store(work.columns, at + 2, c2)
-    store(work.columns, at + 3, c3)
-    store(work.columns, to, r0)
-    store(work.columns, to + 1, r1)
-    store(work.columns, to + 2, r2)
-    store(work.columns, to + 3, r3)
+    store_four(work.columns, at, (c0, c1, c2, c3))
+    store_four(work.columns, to, (r0, r1, r2, r3))
 
 
 @njit(nogil=True)

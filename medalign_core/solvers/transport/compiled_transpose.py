@@ -103,10 +103,9 @@ def gather(source, first, block, start, lanes):
             for e in range(width):
                 block[(start + e) * lanes + lane] = source[row, e]
         return
-    for e in range(0, width - lanes + 1, lanes):
+    for corner in range(0, width, lanes):
+        e = min(corner, width - lanes)  # the last square overlaps the one before
         _gather_square(flat, first, last, width, e, block, start + e)
-    if width % lanes:  # the last square overlaps the one before
-        _gather_square(flat, first, last, width, width - lanes, block, start + width - lanes)
 
 
 @njit(nogil=True)
@@ -120,7 +119,6 @@ def scatter(block, start, target, first, lanes):
             for e in range(width):
                 target[first + lane, e] = block[(start + e) * lanes + lane]
         return
-    for e in range(0, width - lanes + 1, lanes):
+    for corner in range(0, width, lanes):
+        e = min(corner, width - lanes)
         _scatter_square(block, start + e, flat, first, last, width, e)
-    if width % lanes:
-        _scatter_square(block, start + width - lanes, flat, first, last, width, width - lanes)
