@@ -17,6 +17,7 @@ from medalign.checkpoint import catalogue, room, staging
 from medalign.checkpoint.manifest import Manifest, TrainState
 from medalign.checkpoint.source import TensorSource, together
 from medalign.checkpoint.uploads import IN_FLIGHT, Upload, Uploads
+from medalign.errors import MedAlignError
 from medalign.faults import fault
 
 UPLOAD_DEADLINE_S = 900.0
@@ -77,7 +78,12 @@ class Saver:
         source, uri = self._source, catalogue.uri_of(self._run, state.step)
         fault("ckpt.before_stage")
         folder = self._uploads.make_room(state.step) if self._uploads else uri
-        records = staging.stage(folder, source, self._attempt)
+        try:
+            records = staging.stage(folder, source, self._attempt)
+        except MedAlignError:  # on every rank: what some have written would only take room
+            if source.rank == 0 or self._uploads:
+                storage.delete_folder(folder)
+            raise
         fault("ckpt.after_stage")
         optimizer = {"keys": source.optimizer_keys(), "step": source.optimizer_step()}
         content = Manifest(state=state, files=records, optimizer=optimizer, figure=figure, recipe=recipe)
