@@ -19,7 +19,7 @@ def normalize(vectors: Float[Tensor, "*S D"], *, floor: Float[Tensor, "*S 1"] | 
         vectors: any floating type; computed in that type.
         floor: length up to which a vector counts as zero, >= 0; a tensor gives each vector its own.
     """
-    units: Tensor = _Normalization.apply(vectors, floor)[0]
+    units: Tensor = _Normalization.apply(vectors, floor) if vectors.requires_grad else _units(vectors, floor)[0]
     return units
 
 
@@ -33,6 +33,12 @@ def at_least_float32(x: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
+def _units(vectors: Tensor, floor: Tensor | float) -> tuple[Tensor, Tensor]:
+    length = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    inverse = torch.where(length > floor, length.reciprocal(), 0.0)
+    return vectors * inverse, inverse
+
+
 class _Normalization(torch.autograd.Function):
     """Written out because what it is given is large, feature maps above all: a third of the passes that autograd takes.
 
@@ -40,22 +46,14 @@ class _Normalization(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(vectors: Tensor, floor: Tensor | float) -> tuple[Tensor, Tensor]:
-        length = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
-        inverse = torch.where(length > floor, length.reciprocal(), 0.0)
-        return vectors * inverse, inverse
+    def forward(ctx: Any, vectors: Tensor, floor: Tensor | float) -> Tensor:
+        units, inverse = _units(vectors, floor)
+        ctx.save_for_backward(vectors, units, inverse)
+        return units
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor | float], output: tuple[Tensor, Tensor]) -> None:
-        ctx.mark_non_differentiable(output[1])
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(inputs[0], *output)
-
-    @staticmethod
-    def backward(ctx: Any, incoming: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, None]:
+    def backward(ctx: Any, incoming: Tensor) -> tuple[Tensor, None]:
         vectors, units, inverse = ctx.saved_tensors
-        if incoming is None:
-            return None, None
         if torch.is_grad_enabled():  # to be differentiated again: 1 / |x| as a function of x
             length = torch.where(inverse > 0, vectors, 1.0).norm(dim=-1, keepdim=True)
             inverse = torch.where(inverse > 0, length.reciprocal(), 0.0)
