@@ -1,6 +1,7 @@
 """URIs: local paths, file://, s3:// and gs:// behind one set of verbs; patient with object stores; locks of runs."""
 
 from medalign.storage.files import (
+    copy_folder,
     delete_file,
     delete_folder,
     exists,
@@ -25,6 +26,7 @@ __all__ = [
     "Patience",
     "Version",
     "absolute",
+    "copy_folder",
     "counts",
     "delete_file",
     "delete_folder",
