@@ -70,11 +70,12 @@ def open_backbone(source: str) -> torch.nn.Module:
     Raises:
         UserError: it cannot be opened.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModel
 
     try:
         return AutoModel.from_pretrained(source, trust_remote_code=False, use_safetensors=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         where = "directory" if os.path.isdir(source) else "directory (or hub id, with a network)"
         cause = " ".join(str(error).split())[:160]
         raise UserError(f"model.source = {source}: not a transformers {where} that can be opened ({cause}).") from error
