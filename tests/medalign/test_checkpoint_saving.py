@@ -1,5 +1,7 @@
 """A run's checkpoints: what is saved comes back on any number of ranks; the newest, the best; pruned never to none."""
 
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,7 @@ import safetensors.torch
 from plain_tensors import Meeting, PlainTensors
 
 from medalign import checkpoint
-from medalign.checkpoint import Saved, Saver, TrainState, weights
+from medalign.checkpoint import Saved, Saver, TrainState, catalogue, saving, staging, uploads, weights
 from medalign.errors import CheckpointError
 
 
@@ -158,3 +160,26 @@ def test_every_rank_fails_where_one_does(tmp_path: Path) -> None:
     assert all(isinstance(error, CheckpointError) for error in found)
     assert "encoder.norm.running_mean is damaged" in messages[0]
     assert "failed on another rank" in messages[1]
+
+
+@pytest.mark.parametrize("best", [False, True])
+def test_a_long_run_holds_a_constant_number_of_checkpoints_files_and_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, best: bool
+) -> None:
+    counts = []
+
+    def look(point: str) -> None:
+        counts.append(len(names(tmp_path)))
+
+    for module in (catalogue, saving, staging, uploads):
+        monkeypatch.setattr(module, "fault", look)  # at every point where a crash may be planned
+    saver = Saver(str(tmp_path), PlainTensors(0), keep=3)
+    held = []
+    for step in range(1, 101):
+        state = TrainState(step=step, seed=1, global_batch=8)
+        saver.save(state, {}, figure=0.5 if best and step == 2 else None)
+        held.append((len(os.listdir("/proc/self/fd")), threading.active_count(), len(list(tmp_path.rglob("*")))))
+    assert len(names(tmp_path)) == 3 + best
+    assert max(counts) == 3 + 1 + best  # those to keep, and the one that is being written
+    assert len(set(held[10:])) == 1
+    assert len(counts) > 1000
