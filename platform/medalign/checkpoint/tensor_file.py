@@ -134,8 +134,8 @@ class TensorReader:
             digest.update(part)
         if self._record and self._record.tensors.get(name) != digest.hexdigest():
             raise CheckpointError(
-                f"{self._uri}: {name} is damaged, its bytes are not those that were saved; delete the checkpoint's folder"
-                " to go on from an older one."
+                f"{self._uri}: {name} is damaged, its bytes are not those that were saved; delete the checkpoint's"
+                " folder to go on from an older one."
             )
         return tensor
 
