@@ -1,17 +1,19 @@
-"""The second-order graph matching solver: many Frank-Wolfe starts, each polished by pair swaps; the best one wins."""
+"""The second-order graph matching solver: its settings, its result, and the choice of the path that runs it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from medalign_core.solvers.assignment import assign
-from medalign_core.solvers.frank_wolfe import SoftPoint, frank_wolfe, permutation_point, swap_polish, uniform_point
-from medalign_core.solvers.matching_problem import Calculus, MatchingProblem
+from medalign_core.solvers.backends import compiled_available
+from medalign_core.solvers.matching.run import Options, Outcome, run
+from medalign_core.solvers.matching_problem import MatchingProblem
+
+Backend = Literal["auto", "numpy", "compiled", "pylibmgm", "pygmtools"]
 
 
 class Status(IntEnum):
@@ -48,169 +50,130 @@ class MatchingResult:
 
 @dataclass(frozen=True, kw_only=True)
 class GraphMatching:
-    """Second-order matching of two graphs, max over permutations of F (see MatchingProblem), heuristically.
+    """Second-order matching of two graphs, max over matchings of F (see MatchingProblem), heuristically.
 
-    The starts are the assignment by vertex affinity, the barycentre, and random permutations (the same ones for every
-    problem, so a problem's answer does not depend on its neighbours in the batch). The time is bounded by `steps`, not
-    by a clock, so the answer does not depend on the machine's load. The result is never worse than the assignment.
+    A climb is Frank-Wolfe (as FAQ, Vogelstein et al. 2015, on Lawler's form): F is quadratic, so the gradient at a mix
+    of matchings is the mix of their sparse gradients, and a step costs one linear assignment and O(N k^2). Its best
+    matching is polished by the exchange of two partners that gains most, until none gains. The first climb starts from
+    the assignment by vertex affinity, the second from the barycentre, every further one from the best matching so far
+    with some partners vetoed, and is fused into it: each cycle or path in which the two differ is taken over if that
+    gains. The result is never worse than the assignment, and F is what the problem's affinities say of the matching.
+
+    Without a time budget the answer is a function of the problem alone: not of its neighbours in the batch, of the
+    machine's load, or of the number of threads; and the same on both paths up to ties and rounding.
 
     Attributes:
         edge_weight: w, the weight of the second-order term, >= 0; 0.5 is the convention of BB-GM (Rolinek 2020).
-        steps: Frank-Wolfe steps per start, >= 1.
-        starts: how many starts, >= 1.
+        steps: Frank-Wolfe steps per climb at most, >= 1.
+        starts: how many climbs, >= 1; None chooses by N (see `default_starts`) and tries all matchings of up to 7 valid
+            nodes (5 if partial), whose result is the optimum.
         second_order: False leaves the linear assignment, exactly.
         partial: True lets nodes stay unmatched, at 0: every row and column of the matching sums to at most 1.
-        backend: "auto" takes "compiled" where numba can be imported, else "numpy"; "pylibmgm" and "pygmtools" are for
-            comparison and must be installed.
-        time_budget: seconds a problem for the anytime mode, which kicks, climbs and fuses until then; None for none.
-        threads: how many problems at a time.
+        backend: "compiled" runs kernels of numba, "numpy" the same search in NumPy and SciPy, "auto" the first if numba
+            is installed. "pylibmgm" (fusion moves, Hutschenreiter et al. 2021) and "pygmtools" (RRWM, Cho et al. 2010)
+            are for comparison, must be installed, and know neither a time budget nor a start.
+        time_budget: seconds a problem, the anytime mode: go on with further climbs until then. Reproducible only as far
+            as the machine's speed is. None: no more climbs than `starts`.
+        threads: how many problems at a time, >= 1.
     """
 
     edge_weight: float = 1.0
-    steps: int = 20
-    starts: int = 8
+    steps: int = 30
+    starts: int | None = None
     second_order: bool = True
     partial: bool = False
-    backend: Literal["auto", "numpy", "compiled", "pylibmgm", "pygmtools"] = "auto"
+    backend: Backend = "auto"
     time_budget: float | None = None
     threads: int = 1
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.edge_weight) and self.edge_weight >= 0):
             raise ValueError(f"edge_weight must be finite and >= 0, got {self.edge_weight}.")
-        if self.steps < 1 or self.starts < 1:
+        if self.steps < 1 or (self.starts is not None and self.starts < 1):
             raise ValueError(f"steps and starts must be >= 1, got {self.steps} and {self.starts}.")
+        if self.backend not in get_args(Backend):
+            raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {self.backend!r}.")
+        if self.time_budget is not None and not 0 <= self.time_budget < float("inf"):
+            raise ValueError(f"time_budget must be finite seconds >= 0, or None, got {self.time_budget}.")
+        if self.threads < 1:
+            raise ValueError(f"threads must be >= 1, got {self.threads}.")
 
-    def __call__(self, problem: MatchingProblem) -> MatchingResult:
-        """Solve a batch. Problems with non-finite affinities fall back to the assignment and are marked FAILED."""
-        if self.partial:
-            full = replace(self, partial=False)(_with_dummies(problem))
-            found = full.matching[:, : problem.size]
-            return replace(full, matching=np.where(found < problem.size, found, -1))
-        order = None if problem.order is None else _order_of_valid(problem)
-        shuffled = problem if order is None else _reorder(problem, order)
-        failed = _not_finite(shuffled)
-        if failed.any():
-            shuffled = _without_non_finite(shuffled, failed)
-        calculus = Calculus.of(shuffled, edge_weight=self.edge_weight, second_order=self.second_order)
-        result = self._assignment(calculus) if not self._is_quadratic(shuffled) else self._search(shuffled, calculus)
-        if failed.any():
-            result = replace(
-                result,
-                objective=np.where(failed, np.nan, result.objective),
-                status=np.where(failed, int(Status.FAILED), result.status),
-            )
-        if order is None:
-            return result
-        return replace(result, matching=np.take_along_axis(order, result.matching, axis=1))
+    def __call__(self, problem: MatchingProblem, *, start: Int[np.ndarray, "G N"] | None = None) -> MatchingResult:
+        """Solve a batch. Problems with non-finite affinities fall back to the assignment and are marked FAILED.
 
-    def _is_quadratic(self, problem: MatchingProblem) -> bool:
-        return self.second_order and self.edge_weight > 0 and problem.edges_s.size > 0 and problem.edges_t.size > 0
+        Args:
+            problem: G problems.
+            start: a matching of each to climb from in place of the assignment, -1 at unmatched nodes.
 
-    def _assignment(self, calculus: Calculus) -> MatchingResult:
-        matching = assign(calculus.unary)
-        every = np.arange(len(matching))
-        return MatchingResult(
-            matching=matching,
-            objective=calculus.score(every, matching),
-            status=np.full(len(matching), int(Status.CONVERGED)),
-            iterations=np.ones(len(matching), dtype=np.int64),
+        Raises:
+            ValueError: `start` holds no matchings of this mode.
+            ImportError: the backend asked for is not installed.
+        """
+        if start is not None:
+            _check_start(start, problem, partial=self.partial)
+        backend = self._backend()
+        if backend in ("pylibmgm", "pygmtools"):
+            from medalign_core.solvers.matching.peers import run_peer
+
+            return _result(run_peer(backend, problem, self._options(problem)), backend)
+        return _result(run(_path(backend), problem, self._options(problem), start), backend)
+
+    def _backend(self) -> str:
+        if self.backend == "compiled" and not compiled_available():
+            raise ImportError('backend "compiled" needs numba: pip install numba.')
+        if self.backend == "auto":
+            return "compiled" if compiled_available() else "numpy"
+        return self.backend
+
+    def _options(self, problem: MatchingProblem) -> Options:
+        linear = not (self.second_order and self.edge_weight > 0 and problem.edges_s.size and problem.edges_t.size)
+        starts = default_starts(problem.size) if self.starts is None else self.starts
+        return Options(
+            starts=0 if linear else starts,
+            tried=0 if linear or self.starts is not None else 5 if self.partial else 7,
+            steps=self.steps,
+            partial=self.partial,
+            edge_weight=self.edge_weight if self.second_order else 0.0,
+            time_budget=self.time_budget,
+            threads=self.threads,
         )
 
-    def _search(self, problem: MatchingProblem, calculus: Calculus) -> MatchingResult:
-        first = assign(calculus.unary)
-        graphs, size = first.shape
-        valid = np.ones((graphs, size), dtype=bool) if problem.valid is None else problem.valid
-        at, start = self._starts(calculus, problem, valid, first)
-        found, _, used = frank_wolfe(calculus, at, start, steps=self.steps)
-        at, found = np.concatenate([np.arange(graphs), at]), np.concatenate([first, found])
-        found, done = swap_polish(calculus, at, found, rounds=4 * size)
-        value = calculus.score(at, found).reshape(-1, graphs)
-        best = value.argmax(axis=0)
-        every = np.arange(graphs)
-        return MatchingResult(
-            matching=found.reshape(-1, graphs, size)[best, every],
-            objective=value[best, every],
-            status=np.where(done.reshape(-1, graphs)[best, every], int(Status.CONVERGED), int(Status.STEP_LIMIT)),
-            iterations=1 + used.reshape(-1, graphs).sum(axis=0),
-        )
 
-    def _starts(
-        self, calculus: Calculus, problem: MatchingProblem, valid: np.ndarray, first: np.ndarray
-    ) -> tuple[np.ndarray, SoftPoint]:
-        """Return P = starts * G start points and the problem each belongs to, start by start."""
-        every = np.arange(len(first))
-        points = [permutation_point(calculus, every, first)]
-        if self.starts > 1:
-            points.append(uniform_point(calculus, valid, problem.edges_t))
-        draws = np.random.default_rng(0)  # fixed: the answer is a function of the problem alone
-        for _ in range(self.starts - 2):
-            points.append(
-                permutation_point(
-                    calculus, every, _shuffle_valid(np.tile(draws.random(valid.shape[1]), (len(valid), 1)), valid)
-                )
-            )
-        names = ("gradient", "linear", "quadratic")
-        joined = {name: np.concatenate([getattr(point, name) for point in points]) for name in names}
-        return np.tile(every, len(points)), SoftPoint(**joined)
+def default_starts(nodes: int) -> int:
+    """Return how many climbs a problem of N nodes gets: many while they cost next to nothing, the two from 64 on."""
+    if nodes <= 16:
+        return 4
+    return 16 if nodes < 64 else 2
 
 
-def _order_of_valid(problem: MatchingProblem) -> np.ndarray:
-    """Return problem.order with every hole at its own place and the valid nodes in the given order around them."""
-    assert problem.order is not None
-    if problem.valid is None:
-        return problem.order
-    return _shuffle_valid(np.argsort(problem.order, axis=1), problem.valid)
+def _path(backend: str):  # type: ignore[no-untyped-def]
+    if backend == "compiled":
+        from medalign_core.solvers.matching.run_compiled import CompiledPath
+
+        return CompiledPath
+    from medalign_core.solvers.matching.run_numpy import NumpyPath
+
+    return NumpyPath
 
 
-def _reorder(problem: MatchingProblem, order: np.ndarray) -> MatchingProblem:
-    """Return the problem with the nodes of t in the given order: new node a is old node order[a]."""
-    place = np.argsort(order, axis=1)
-    rows = np.arange(len(place))[:, None, None]
-    columns = order[:, None, :].repeat(problem.size, axis=1)
-    return replace(
-        problem,
-        vertex_affinity=np.take_along_axis(problem.vertex_affinity, columns, axis=2),
-        edges_t=place[rows, problem.edges_t],
-        order=None,
+def _result(outcome: Outcome, backend: str) -> MatchingResult:
+    status = np.where(outcome.done, int(Status.CONVERGED), int(Status.STEP_LIMIT))
+    return MatchingResult(
+        matching=outcome.matching,
+        objective=outcome.value,
+        status=np.where(outcome.failed, int(Status.FAILED), status),
+        iterations=outcome.used,
+        backend=backend,
+        trace=outcome.trace,
     )
 
 
-def _not_finite(problem: MatchingProblem) -> np.ndarray:
-    """Return where sums of the affinities would not stay finite either."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        total = np.abs(problem.vertex_affinity.astype(np.float64)).sum(axis=(1, 2))
-        total = total + np.abs(problem.dense_edge_affinity().astype(np.float64)).sum(axis=(1, 2))
-        return ~np.isfinite(total * 16.0 * problem.size)
-
-
-def _without_non_finite(problem: MatchingProblem, failed: np.ndarray) -> MatchingProblem:
-    """Return the problem with failed members reduced to an assignment over the entries that are usable."""
-    vertex, edge = problem.vertex_affinity.copy(), problem.dense_edge_affinity().copy()
-    edge[failed] = 0.0
-    for g in np.flatnonzero(failed):
-        usable = np.isfinite(vertex[g]) & (np.abs(np.nan_to_num(vertex[g])) < 1e100)
-        lowest = vertex[g][usable].min() - 1.0 if usable.any() else 0.0
-        vertex[g] = np.where(usable, vertex[g], lowest)
-    return replace(problem, vertex_affinity=vertex, edge_affinity=edge, edge_features_s=None, edge_features_t=None)
-
-
-def _shuffle_valid(keys: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Return permutations (G, N) that shuffle the valid nodes by `keys` and leave every hole at its place."""
-    matching = np.tile(np.arange(valid.shape[1]), (len(valid), 1))
-    for row, key, kept in zip(matching, keys, valid, strict=True):
-        nodes = np.flatnonzero(kept)
-        row[nodes] = nodes[np.argsort(key[nodes], kind="stable")]
-    return matching
-
-
-def _with_dummies(problem: MatchingProblem) -> MatchingProblem:
-    """Return the full problem of twice the size whose solutions are the partial matchings."""
-    size = problem.size
-    pad, tail = ((0, 0), (0, size)), np.arange(size, 2 * size)
-    return replace(
-        problem,
-        vertex_affinity=np.pad(problem.vertex_affinity, (*pad, (0, size))),
-        valid=None if problem.valid is None else np.pad(problem.valid, pad, constant_values=True),
-        order=None if problem.order is None else np.hstack([problem.order, np.tile(tail, (len(problem.order), 1))]),
-    )
+def _check_start(start: np.ndarray, problem: MatchingProblem, *, partial: bool) -> None:
+    graphs, size = problem.vertex_affinity.shape[:2]
+    if start.shape != (graphs, size) or start.min(initial=0) < -1 or start.max(initial=-1) >= size:
+        raise ValueError(f"start must be ({graphs}, {size}) nodes of t, -1 where unmatched.")
+    ordered = np.sort(np.where(start < 0, size + np.arange(size), start), axis=1)
+    if (ordered[:, 1:] == ordered[:, :-1]).any():
+        raise ValueError("start must not match two nodes to the same one.")
+    if not partial and (start < 0).any():
+        raise ValueError("start must match every node, unless the solver is partial.")

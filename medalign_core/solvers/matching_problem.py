@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -127,99 +127,6 @@ def pair_affinity(
     return np.einsum("pd,pd->p", x, y) + problem.edge_offset
 
 
-@dataclass(frozen=True, kw_only=True)
-class Calculus:
-    """Objective, gradient and swap gains of G problems at arbitrary permutations; tables made once.
-
-    Everything below takes P pairs (problem number, permutation), so that several starts of one problem, and only
-    those still running, are evaluated in one go.
-    """
-
-    unary: Float[np.ndarray, "G N N"]
-    pair: Float[np.ndarray, "G S T"] = field(repr=False)  # edge affinities times w; a last row and column of zeros
-    source_s: Int[np.ndarray, "G E"]
-    target_s: Int[np.ndarray, "G E"]
-    lookup_s: Int[np.ndarray, "G N N"]  # edge number at [i, j]; the number of the zero row where there is no edge
-    lookup_t: Int[np.ndarray, "G N N"]
-    lookup_into: Int[np.ndarray, "G N N"]  # lookup_t, transposed in memory: edges into a node lie side by side
-    from_source: Float[np.ndarray, "G N E"]  # incidence of s: 1 where edge e leaves node i
-    from_target: Float[np.ndarray, "G N E"]  # 1 where edge e enters node i
-    scale: Float[np.ndarray, " G"]  # the largest affinities: what a difference must be compared with to be one
-
-    @classmethod
-    def of(cls, problem: MatchingProblem, *, edge_weight: float, second_order: bool) -> Calculus:
-        """Build the tables. Holes: their pairs (i, i) cost nothing, all others more than any solution can gain."""
-        size = problem.size
-        unary = problem.vertex_affinity.astype(np.float64)
-        quadratic = edge_weight * problem.dense_edge_affinity().astype(np.float64)
-        if not second_order:
-            quadratic = np.zeros_like(quadratic)
-        if problem.valid is not None:
-            ends_s, ends_t = (_both_valid(e, problem.valid) for e in (problem.edges_s, problem.edges_t))
-            quadratic = np.where(ends_s[:, :, None] & ends_t[:, None, :], quadratic, 0.0)
-            unary = np.where(problem.valid[:, :, None] & problem.valid[:, None, :], unary, 0.0)
-        scale = np.abs(unary).max(axis=(1, 2), initial=0.0) + np.abs(quadratic).max(axis=(1, 2), initial=0.0)
-        if problem.valid is not None:
-            unary = _close_holes(unary, quadratic, problem.valid)
-        lookup_t = _lookup(problem.edges_t, size)
-        incidence = (problem.edges_s[:, None, :, :] == np.arange(size)[None, :, None, None]).astype(np.float64)
-        return cls(
-            unary=unary,
-            pair=np.pad(quadratic, ((0, 0), (0, 1), (0, 1))),
-            source_s=problem.edges_s[..., 0],
-            target_s=problem.edges_s[..., 1],
-            lookup_s=_lookup(problem.edges_s, size),
-            lookup_t=lookup_t,
-            lookup_into=np.ascontiguousarray(lookup_t.transpose(0, 2, 1)),
-            from_source=np.ascontiguousarray(incidence[..., 0]),
-            from_target=np.ascontiguousarray(incidence[..., 1]),
-            scale=scale,
-        )
-
-    def linear(self, at: Int[np.ndarray, " P"], matching: Int[np.ndarray, "P N"]) -> Float[np.ndarray, " P"]:
-        """Return the first-order part of F, sum_i V[i, p(i)]."""
-        return self.unary[at[:, None], np.arange(matching.shape[1]), matching].sum(axis=1)
-
-    def score(self, at: Int[np.ndarray, " P"], matching: Int[np.ndarray, "P N"]) -> Float[np.ndarray, " P"]:
-        """Return F at each permutation."""
-        edge_t = self.lookup_t[at[:, None, None], matching[:, :, None], matching[:, None, :]]  # (P, N, N)
-        second = self.pair[at[:, None, None], self.lookup_s[at], edge_t]
-        return self.linear(at, matching) + second.sum(axis=(1, 2))
-
-    def gradient(self, at: Int[np.ndarray, " P"], matching: Int[np.ndarray, "P N"]) -> Float[np.ndarray, "P N N"]:
-        """Return dF/dX at the permutation matrices X. Both ends of an edge differentiate: <gradient, X> = V + 2 Q."""
-        _, size = matching.shape
-        _, rows, columns = self.pair.shape
-        ahead = np.take_along_axis(matching, self.target_s[at], axis=1)  # (P, E): whom the edge's head is matched to
-        behind = np.take_along_axis(matching, self.source_s[at], axis=1)
-        into = self.lookup_into.reshape(-1, size).take(at[:, None] * size + ahead, axis=0)  # (P, E, N): from any a
-        out_of = self.lookup_t.reshape(-1, size).take(at[:, None] * size + behind, axis=0)
-        # flat indices: the search spends its time here, and take() is several times faster than three index arrays
-        row = ((at[:, None] * rows + np.arange(rows - 1)) * columns)[..., None]
-        flat = self.pair.reshape(-1)
-        gain = self.from_source[at] @ flat.take(row + into)
-        gain += self.from_target[at] @ flat.take(row + out_of)
-        gain += self.unary[at]
-        return gain
-
-    def swap_gains(self, at: Int[np.ndarray, " P"], matching: Int[np.ndarray, "P N"]) -> Float[np.ndarray, "P N N"]:
-        """Return by how much F grows when nodes i and j exchange their partners, for all i, j; 0 on the diagonal.
-
-        With D the change of X, F(X + D) - F(X) = <gradient, D> + Q(D, D), and Q(D, D) sees only edges between the two.
-        """
-        partner = matching[:, None, :].repeat(matching.shape[1], axis=1)  # (P, N, N): p(j) at [i, j]
-        moved = np.take_along_axis(self.gradient(at, matching), partner, axis=2)  # gradient[i, p(j)]
-        kept = np.diagonal(moved, axis1=1, axis2=2)
-        edge_t = self.lookup_t[at[:, None, None], matching[:, :, None], matching[:, None, :]]
-        edge_s, where = self.lookup_s[at], at[:, None, None]
-        between = self.pair[where, edge_s, edge_t] + self.pair[where, edge_s, edge_t.transpose(0, 2, 1)]
-        gains = moved - kept[:, :, None] + between
-        gains = gains + gains.transpose(0, 2, 1)
-        diagonal = np.arange(matching.shape[1])
-        gains[:, diagonal, diagonal] = 0.0
-        return gains
-
-
 def _check_edges(edges: np.ndarray, size: int, name: str) -> None:
     if edges.size and (edges.min() < 0 or edges.max() >= size):
         raise ValueError(f"{name} must name nodes in [0, {size - 1}].")
@@ -228,23 +135,3 @@ def _check_edges(edges: np.ndarray, size: int, name: str) -> None:
     index = np.sort(edges[..., 0] * size + edges[..., 1], axis=1)
     if (index[:, 1:] == index[:, :-1]).any():
         raise ValueError(f"{name} must not hold an edge twice.")
-
-
-def _both_valid(edges: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    rows = np.arange(len(edges))[:, None]
-    return valid[rows, edges[..., 0]] & valid[rows, edges[..., 1]]
-
-
-def _close_holes(unary: np.ndarray, quadratic: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Return V with hole pairs (i, i) at 0 and every other pair of a hole below what all real terms can outweigh."""
-    pairs = valid[:, :, None] & valid[:, None, :]
-    forbidden = -4.0 * (np.abs(unary).sum(axis=(1, 2)) + np.abs(quadratic).sum(axis=(1, 2)) + 1.0)
-    same = np.eye(unary.shape[1], dtype=bool)
-    return np.where(pairs | same, unary, forbidden[:, None, None])
-
-
-def _lookup(edges: np.ndarray, size: int) -> np.ndarray:
-    graphs, count, _ = edges.shape
-    table = np.full((graphs, size, size), count, dtype=np.int64)
-    table[np.arange(graphs)[:, None], edges[..., 0], edges[..., 1]] = np.arange(count)
-    return table

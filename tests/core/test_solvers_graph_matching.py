@@ -7,9 +7,8 @@ from core_problems import brute_force, dense_affinity, noisy_views, objective_re
 from pygmtools.utils import compute_affinity_score
 
 from medalign_core.solvers.assignment import assign
-from medalign_core.solvers.frank_wolfe import permutation_point, uniform_point
 from medalign_core.solvers.graph_matching import GraphMatching, Status
-from medalign_core.solvers.matching_problem import Calculus, MatchingProblem, score
+from medalign_core.solvers.matching_problem import MatchingProblem, score
 
 SOLVER = GraphMatching()
 
@@ -38,42 +37,6 @@ def test_score_equals_the_definition_at_any_permutation():
     matching = random_matchings(problem)
     expected = [objective_reference(problem, g, matching[g], 0.7) for g in range(3)]
     np.testing.assert_allclose(score(problem, matching, edge_weight=0.7), expected)
-
-
-def test_the_gradient_is_that_of_the_dense_quadratic_form():
-    problem = noisy_views(2, nodes=8, neighbours=3, gumbel=1.0)
-    calculus = Calculus.of(problem, edge_weight=1.0, second_order=True)
-    every, matching = np.arange(2), random_matchings(problem)
-    gradient = calculus.gradient(every, matching)
-    barycentre = uniform_point(calculus, np.ones((2, 8), dtype=bool), problem.edges_t)
-    for g in range(2):
-        quadratic = dense_affinity(problem, g) - np.diag(problem.vertex_affinity[g].ravel())
-        linear = problem.vertex_affinity[g].ravel()
-        corner = np.eye(8)[matching[g]].ravel()
-        np.testing.assert_allclose(gradient[g].ravel(), linear + (quadratic + quadratic.T) @ corner, atol=1e-12)
-        flat = np.full(64, 1 / 8)
-        np.testing.assert_allclose(barycentre.gradient[g].ravel(), linear + (quadratic + quadratic.T) @ flat)
-        assert barycentre.linear[g] == pytest.approx(linear @ flat)
-        assert barycentre.quadratic[g] == pytest.approx(flat @ quadratic @ flat)
-
-
-def test_a_point_of_a_permutation_splits_its_objective_in_two_orders():
-    problem = noisy_views(3, gumbel=1.0)
-    calculus = Calculus.of(problem, edge_weight=1.0, second_order=True)
-    point = permutation_point(calculus, np.arange(3), random_matchings(problem))
-    np.testing.assert_allclose(point.linear + point.quadratic, score(problem, random_matchings(problem)))
-
-
-def test_swap_gains_are_the_differences_of_the_objective():
-    problem = noisy_views(1, nodes=7, neighbours=3, gumbel=1.0)
-    matching = random_matchings(problem)
-    gains = Calculus.of(problem, edge_weight=1.0, second_order=True).swap_gains(np.arange(1), matching)[0]
-    before = objective_reference(problem, 0, matching[0])
-    for i in range(7):
-        for j in range(7):
-            swapped = matching[0].copy()
-            swapped[[i, j]] = swapped[[j, i]]
-            assert gains[i, j] == pytest.approx(objective_reference(problem, 0, swapped) - before, abs=1e-9)
 
 
 @pytest.mark.parametrize(("nodes", "neighbours", "gumbel"), [(7, 3, 1.0), (7, 3, 0.1), (6, 2, 1.0), (5, 4, 1.0)])
@@ -165,7 +128,8 @@ def test_when_all_affinities_tie_a_drawn_order_keeps_the_identity_from_winning()
     draws = np.random.default_rng(0)
     order = np.stack([draws.permutation(16) for _ in range(200)])
     linear = GraphMatching(second_order=False)
-    assert (linear(constant).matching == np.arange(16)).all()  # the trap
+    scipy = GraphMatching(second_order=False, backend="numpy")
+    assert (scipy(constant).matching == np.arange(16)).all()  # the trap
     wrong = linear(replace(constant, order=order)).matching != np.arange(16)
     assert 2 * wrong.sum(axis=1).mean() == pytest.approx(2 * 15, abs=0.5)
     # a ring has 32 symmetries, all of the same value: the identity may be met by chance only
