@@ -4,6 +4,7 @@ import pytest
 import torch
 from numba import njit
 
+from medalign_core.solvers.sinkhorn import Sinkhorn
 from medalign_core.solvers.transport import compiled
 from medalign_core.solvers.transport.compiled_functions import exp, exp2_below, log, log2
 from medalign_core.solvers.transport.compiled_lanes import load, store
@@ -257,3 +258,20 @@ def test_wrong_arguments_are_named():
     for wrong in ({"epsilon": 0.0}, {"epsilon": 0.1, "rho_a": 0.0}, {"epsilon": 0.1, "threads": 0}):
         with pytest.raises(ValueError, match="must be"):
             compiled.solve(cost, a, b, **wrong)
+
+
+@pytest.mark.parametrize("sides", [(1.0, 1.0), (0.1, 0.5), (INF, 0.01), (INF, INF)])
+@pytest.mark.parametrize("shape", [(50, 4), (4, 30), (20, 20)])
+def test_the_torch_path_gives_the_same_answer(shape, sides):
+    cost, a, b = (torch.from_numpy(x) for x in problems(20, *shape))
+    answers = []
+    for backend in ("torch", "compiled"):
+        leaf = cost.clone().requires_grad_()
+        solver = Sinkhorn(epsilon=0.05, rho_a=sides[0], rho_b=sides[1], tol=1e-11, backend=backend, gradient="implicit")
+        answer = solver(leaf, a, b)
+        plan = answer.plan()
+        (plan * torch.cos(torch.arange(plan[0].numel()).reshape(shape))).sum().backward()
+        assert answer.backend == backend
+        answers.append((plan.detach(), answer.value.detach(), answer.mass.detach(), leaf.grad))
+    for one, two in zip(*answers, strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-9)

@@ -43,6 +43,7 @@ from medalign_core.solvers.transport.compiled_layout import (
     ROW_SUM,
     SCALED,
     SLOTS,
+    SOURCES,
     STEP,
     SWEEP,
     TINY,
@@ -60,12 +61,21 @@ ABSORB = 10.0  # of x, beyond which float32 resolves its exponential too coarsel
 HALVINGS = 3.0  # of a step, before a sweep is taken instead
 
 
-@njit(cache=True, nogil=True)
 @no_type_check
-def solve_blocks(problems, answers, work, constants, first_block, last_block):
-    """Solve the problems of the blocks first_block, ..., last_block - 1."""
-    for block in range(first_block, last_block):
-        _solve_block(problems, answers, work, constants, block * work.lanes)
+def _solve_blocks_of(sources):
+    @njit(cache=True, nogil=True)
+    @no_type_check
+    def solve_blocks(problems, answers, work, constants, first_block, last_block):
+        """Solve the problems of the blocks first_block, ..., last_block - 1."""
+        if sources < 0:
+            return
+        for block in range(first_block, last_block):
+            _solve_block(problems, answers, work, constants, block * work.lanes)
+
+    return solve_blocks
+
+
+solve_blocks = _solve_blocks_of(SOURCES)
 
 
 @njit(nogil=True)

@@ -19,6 +19,7 @@ from medalign_core.solvers.transport.compiled_layout import (
     MASS,
     RIGHT,
     ROW_SUM,
+    SOURCES,
     TILE,
     TINY,
     TOP,
@@ -29,40 +30,58 @@ from medalign_core.solvers.transport.compiled_layout import (
 from medalign_core.solvers.transport.compiled_transpose import gather, scatter
 
 
-@njit(cache=True, nogil=True)
 @no_type_check
-def plan_blocks(problems, answers, work, constants, first_block, last_block):
-    """Write the plans of the blocks first_block, ..., last_block - 1 from their potentials."""
-    m, n, p = work.m, work.n, work.padded
-    for block in range(first_block, last_block):
-        first = block * work.lanes
-        gather(problems.cost, first, work.block, 0, work.lanes)
-        gather(problems.a, first, work.rows, MARGINAL * m, work.lanes)
-        gather(problems.b, first, work.columns, B * p, work.lanes)
-        gather(answers.f, first, work.rows, TOP * m, work.lanes)
-        gather(answers.g, first, work.columns, X * p, work.lanes)
-        for i in range(m):
-            a, f = load(work.rows, MARGINAL * m + i), load(work.rows, TOP * m + i)
-            for j in range(n):
-                reach = f + load(work.columns, X * p + j) - load(work.block, i * n + j)
-                mass = a * load(work.columns, B * p + j) * exp(reach * constants.inverse_epsilon)
-                store(work.block, i * n + j, mass)
-        scatter(work.block, 0, answers.plan, first, work.lanes)
+def _plan_blocks_of(sources):
+    @njit(cache=True, nogil=True)
+    @no_type_check
+    def plan_blocks(problems, answers, work, constants, first_block, last_block):
+        """Write the plans of the blocks first_block, ..., last_block - 1 from their potentials."""
+        if sources < 0:
+            return
+        m, n, p = work.m, work.n, work.padded
+        for block in range(first_block, last_block):
+            first = block * work.lanes
+            gather(problems.cost, first, work.block, 0, work.lanes)
+            gather(problems.a, first, work.rows, MARGINAL * m, work.lanes)
+            gather(problems.b, first, work.columns, B * p, work.lanes)
+            gather(answers.f, first, work.rows, TOP * m, work.lanes)
+            gather(answers.g, first, work.columns, X * p, work.lanes)
+            for i in range(m):
+                a, f = load(work.rows, MARGINAL * m + i), load(work.rows, TOP * m + i)
+                for j in range(n):
+                    reach = f + load(work.columns, X * p + j) - load(work.block, i * n + j)
+                    mass = a * load(work.columns, B * p + j) * exp(reach * constants.inverse_epsilon)
+                    store(work.block, i * n + j, mass)
+            scatter(work.block, 0, answers.plan, first, work.lanes)
+
+    return plan_blocks
 
 
-@njit(cache=True, nogil=True)
+plan_blocks = _plan_blocks_of(SOURCES)
+
+
 @no_type_check
-def backward_blocks(plan, gradient, target, work, constants, first_block, last_block):
-    """Write the gradient with respect to the cost; `work.block` has room for two tables."""
-    for block in range(first_block, last_block):
-        first = block * work.lanes
-        gather(plan, first, work.block, 0, work.lanes)
-        gather(gradient, first, work.block, work.m * work.n, work.lanes)
-        _sum_gradient(work, constants)
-        weigh_products(work)
-        solve_curvature(work, 1.0 - constants.slack, constants.slack)
-        _combine(work, constants)
-        scatter(work.block, 0, target, first, work.lanes)
+def _backward_blocks_of(sources):
+    @njit(cache=True, nogil=True)
+    @no_type_check
+    def backward_blocks(plan, gradient, target, work, constants, first_block, last_block):
+        """Write the gradient with respect to the cost; `work.block` has room for two tables."""
+        if sources < 0:
+            return
+        for block in range(first_block, last_block):
+            first = block * work.lanes
+            gather(plan, first, work.block, 0, work.lanes)
+            gather(gradient, first, work.block, work.m * work.n, work.lanes)
+            _sum_gradient(work, constants)
+            weigh_products(work)
+            solve_curvature(work, 1.0 - constants.slack, constants.slack)
+            _combine(work, constants)
+            scatter(work.block, 0, target, first, work.lanes)
+
+    return backward_blocks
+
+
+backward_blocks = _backward_blocks_of(SOURCES)
 
 
 @njit(nogil=True)
