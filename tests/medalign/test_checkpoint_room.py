@@ -2,6 +2,7 @@
 
 import resource
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,32 @@ def test_a_real_limit_while_saving_leaves_the_old_checkpoint_and_names_the_bytes
     assert checkpoint.verify(saved) == []
     saver.save(state(3), {})  # there is room again
     assert [uri[-1] for uri in checkpoint.complete(str(tmp_path))] == ["1", "3"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path):
+    """A disk of 2 MiB."""
+    at = tmp_path / "small"
+    at.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", at], capture_output=True).returncode:
+        pytest.skip("needs the right to mount")
+    yield at
+    subprocess.run(["umount", at], check=True)
+
+
+def test_a_real_disk_that_fills_leaves_the_old_checkpoints(small_disk: Path) -> None:
+    saver = Saver(str(small_disk), tensors())
+    for step in (1, 2, 3):
+        saver.save(state(step), {})
+    with pytest.raises(DiskFullError, match=r"the disk is full \(No space left on device\): .* needs 602 KB"):
+        saver.save(state(4), {})
+    saved = checkpoint.latest(str(small_disk))
+    assert saved is not None
+    assert saved.state.step == 3
+    assert checkpoint.verify(saved) == []
+    assert checkpoint.incomplete(str(small_disk)) == []
+    checkpoint.prune(str(small_disk), keep=1)
+    saver.save(state(5), {})  # there is room again
 
 
 @pytest.mark.parametrize("point", ["ckpt.mid_file", "ckpt.before_files"])
