@@ -16,6 +16,8 @@ from medalign_core.ops.edges import directions, edge_directions
 from medalign_core.solvers.matching_problem import MatchingProblem
 from medalign_core.solvers.noise import Noise
 
+TABLE_ENTRIES = 1 << 17  # 64 nodes of 5 neighbours have 102,400
+
 
 @dataclass(frozen=True, kw_only=True)
 class Affinities:
@@ -170,15 +172,16 @@ def draw_perturbations(
 def matching_problem(affinities: Affinities, perturbations: Perturbations | None = None) -> MatchingProblem:
     """Return the R * G problems to solve, sample by sample, on the CPU; R = 1 without perturbations.
 
-    Tables are in float64. Factors stay factors, in their type, unless edges are perturbed.
+    Factors stay factors unless edges are perturbed, or their table has at most TABLE_ENTRIES entries a problem: a
+    solver reads that faster than it multiplies. The gradient does not depend on it.
     """
-    x, y = (None, None) if affinities.edge is not None else _factors(affinities)
+    edge, x, y = _edge_form(affinities)
     problem = MatchingProblem(
         vertex_affinity=_array(at_least_float32(affinities.vertex)).astype(np.float64),
-        edge_affinity=None if affinities.edge is None else _array(at_least_float32(affinities.edge)).astype(np.float64),
+        edge_affinity=edge,
         edge_features_s=x,
         edge_features_t=y,
-        edge_offset=affinities.edge_offset,
+        edge_offset=affinities.edge_offset if edge is None else 0.0,
         edges_s=_array(affinities.edges_s),
         edges_t=_array(affinities.edges_t),
         valid=None if affinities.valid is None else _array(affinities.valid),
@@ -208,6 +211,13 @@ def _array(part: Tensor) -> np.ndarray:
 
 
 @torch.no_grad()
-def _factors(affinities: Affinities) -> tuple[np.ndarray, np.ndarray]:
-    x, y = affinities.factors()
-    return _array(x), _array(y)
+def _edge_form(affinities: Affinities) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+    """Return the table and None twice, or None and the factors."""
+    if affinities.edge is not None:
+        return _array(at_least_float32(affinities.edge)).astype(np.float64), None, None
+    x, y = (_array(part) for part in affinities.factors())
+    if x.shape[1] * y.shape[1] > TABLE_ENTRIES:
+        return None, x, y
+    table = x @ y.transpose(0, 2, 1)
+    table += affinities.edge_offset
+    return table, None, None

@@ -84,13 +84,18 @@ def is_saturated(
     gain over the identity is at most, for each such node, its best vertex affinity (0 if unmatched) less its own, and
     for each edge at it the best edge affinity (or 0) less what the edge has under the identity. So it is enough that
     each node alone would lose. In factor form the best edge affinity is bounded by |x_e| max_f |y_f| + edge_offset
-    (Cauchy-Schwarz), so nothing of size (N k)^2 is built. Not finite: False.
+    (Cauchy-Schwarz), so nothing of size (N k)^2 is built. Not finite: False. A coarser bound is tried first.
     """
+    loose = _loses(problem, _edge_gains_at_most(problem, edge_weight), strength, partial)
+    return loose if loose.all() else _loses(problem, _edge_gains(problem, edge_weight), strength, partial)
+
+
+def _loses(problem: MatchingProblem, edge_gains: np.ndarray, strength: np.ndarray, partial: bool) -> np.ndarray:
+    """Return (G,): whether every node loses by the shift more than it can gain, given bounds (G, S) on edges' gains."""
     rows, vertex = np.arange(len(problem.vertex_affinity))[:, None], problem.vertex_affinity
     with np.errstate(invalid="ignore", over="ignore"):
-        edges = _edge_gains(problem, edge_weight)  # (G, S)
         ends = (problem.edges_s + problem.size * rows[..., None]).ravel()
-        at_node = np.bincount(ends, weights=np.repeat(edges, 2), minlength=rows.size * problem.size)
+        at_node = np.bincount(ends, weights=np.repeat(edge_gains, 2), minlength=rows.size * problem.size)
         at_node = at_node.reshape(vertex.shape[:2])
         own = np.diagonal(vertex, axis1=1, axis2=2)
         margin = 2.0 * strength[:, None] - (vertex.max(axis=2) - own + at_node)
@@ -101,6 +106,21 @@ def is_saturated(
         return (margin > 0).all(axis=1)
 
 
+def _edge_gains_at_most(problem: MatchingProblem, edge_weight: float) -> np.ndarray:
+    """Return (G, S), not below `_edge_gains` and cheap: one bound for all edges of a graph."""
+    shape = problem.edges_s.shape[:2]
+    if problem.edges_s.size == 0 or problem.edges_t.size == 0 or edge_weight == 0:
+        return np.zeros(shape)
+    if problem.edge_affinity is not None:
+        highest, lowest = problem.edge_affinity.max(axis=(1, 2)), problem.edge_affinity.min(axis=(1, 2))
+    else:
+        longest = [length.max(axis=1) for length in _feature_lengths(problem)]
+        highest = longest[0] * longest[1] + problem.edge_offset
+        lowest = problem.edge_offset - longest[0] * longest[1]
+    span = np.maximum(highest, 0.0) - np.minimum(lowest, 0.0)
+    return np.broadcast_to(edge_weight * span[:, None], shape)
+
+
 def _edge_gains(problem: MatchingProblem, edge_weight: float) -> np.ndarray:
     """Return (G, S): w times the most that each edge of s could pay elsewhere less what it pays under the identity."""
     if problem.edges_s.size == 0 or problem.edges_t.size == 0 or edge_weight == 0:
@@ -108,11 +128,8 @@ def _edge_gains(problem: MatchingProblem, edge_weight: float) -> np.ndarray:
     if problem.edge_affinity is not None:
         best = problem.edge_affinity.max(axis=2)
     else:
-        assert problem.edge_features_s is not None
-        assert problem.edge_features_t is not None
-        lengths = [np.sqrt(np.einsum("ged,ged->ge", x, x)) for x in (problem.edge_features_s, problem.edge_features_t)]
-        # the factor covers rounding in single precision: a bound must not lie below what it bounds
-        best = (1.0 + 1e-5) * lengths[0] * lengths[1].max(axis=1, keepdims=True) + problem.edge_offset
+        lengths = _feature_lengths(problem)
+        best = lengths[0] * lengths[1].max(axis=1, keepdims=True) + problem.edge_offset
     identity = np.broadcast_to(np.arange(problem.size), problem.vertex_affinity.shape[:2])
     own = matched_edges(problem, identity)
     lands = own >= 0
@@ -120,6 +137,15 @@ def _edge_gains(problem: MatchingProblem, edge_weight: float) -> np.ndarray:
     graph, edge = np.nonzero(lands)
     kept[lands] = pair_affinity(problem, graph, edge, own[lands])
     return edge_weight * (np.maximum(best, 0.0) - kept)  # 0: an edge may also end on a pair that is no edge of t
+
+
+def _feature_lengths(problem: MatchingProblem) -> list[np.ndarray]:
+    """Return |x_e| and |y_f|, a little too long: single precision rounds, and a bound must not lie below its value."""
+    assert problem.edge_features_s is not None
+    assert problem.edge_features_t is not None
+    return [
+        (1 + 1e-5) * np.sqrt(np.einsum("ged,ged->ge", x, x)) for x in (problem.edge_features_s, problem.edge_features_t)
+    ]
 
 
 def _members(problem: MatchingProblem, kept: np.ndarray) -> MatchingProblem:

@@ -13,6 +13,7 @@ from medalign_core.objectives.lvm_med.loss import (
 from medalign_core.ops.cosine import cosine_table
 from medalign_core.ops.edges import edge_affinity
 from medalign_core.ops.graphs import edge_mask, knn_edges
+from medalign_core.solvers import affinities as affinities_module
 from medalign_core.solvers.affinities import Affinities
 from medalign_core.solvers.graph_matching import GraphMatching
 from medalign_core.solvers.implicit import MatchingGradient
@@ -174,10 +175,12 @@ def test_as_published_the_loss_is_the_mean_hamming_loss_and_the_mean_divides_lam
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-14)
 
 
-def test_without_edge_noise_the_solver_is_given_factors():
+def test_without_edge_noise_the_solver_is_given_factors_unless_their_table_is_small(monkeypatch):
     nodes = views(2)
     affinities = affinities_of(nodes)
     factors = replace(affinities, edge=None, nodes_s=nodes[0], nodes_t=nodes[1])
+    assert matching_problem(factors, KEY, None).edge_affinity is not None
+    monkeypatch.setattr(affinities_module, "TABLE_ENTRIES", 0)
     for perturbation in (None, Perturbation(noise="margin", scale=0.5), Perturbation(noise="gumbel", scale=0.0)):
         assert matching_problem(factors, KEY, perturbation).edge_affinity is None
         one, other = (loss_of(a, perturbation=perturbation)[0] for a in (affinities, factors))

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from medalign_core.ops.cosine import cosine_table
 from medalign_core.ops.edges import edge_affinity, edge_directions
 from medalign_core.ops.graphs import knn_edges
+from medalign_core.solvers import affinities as affinities_module
 from medalign_core.solvers.affinities import Affinities, Perturbations, matching_problem
 from medalign_core.solvers.graph_matching import GraphMatching, MatchingResult, Status
 from medalign_core.solvers.implicit import MatchingGradient, MatchingLoss, paid_entries, score_difference
@@ -264,12 +265,13 @@ class LargestTensor(TorchDispatchMode):
 @pytest.mark.parametrize("form", ["features", "nodes"])
 @pytest.mark.parametrize("estimator", ["homogeneous", "compat"])
 def test_in_factor_form_no_tensor_has_the_size_of_the_edge_table(form, estimator):
-    nodes = views(1, nodes=64, size=16)
+    nodes = views(1, nodes=80, size=16)
     saved, watch = [], LargestTensor()
     with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x.numel()) or x, lambda x: x), watch:
         affinities = of_nodes(nodes, form, neighbours=5)
         MatchingGradient(estimator=estimator)(affinities, GraphMatching(starts=2)).loss.sum().backward()
-    edges = 64 * 5
+    edges = 80 * 5
+    assert matching_problem(affinities).edge_affinity is None
     assert nodes[0].grad.abs().max() > 0
     assert max(saved) <= edges * 16  # features at most
     assert watch.elements <= 2 * edges * 16 < edges * edges
@@ -294,7 +296,8 @@ def test_several_samples_are_averaged():
         torch.testing.assert_close(slopes[0][side], torch.stack([s[side] for s in slopes[1:]]).mean(dim=0))
 
 
-def test_perturbed_vertices_leave_factors_as_they_are_and_perturbed_edges_make_a_table():
+def test_perturbed_vertices_leave_factors_as_they_are_and_perturbed_edges_make_a_table(monkeypatch):
+    monkeypatch.setattr(affinities_module, "TABLE_ENTRIES", 24 * 24 - 1)
     affinities = of_nodes(views(2), "nodes", offset=0.5)
     vertex = np.ones((2, 2, 8, 8))
     kept = matching_problem(affinities, Perturbations(vertex=vertex))
@@ -304,6 +307,21 @@ def test_perturbed_vertices_leave_factors_as_they_are_and_perturbed_edges_make_a
     assert table.edge_features_s is None
     np.testing.assert_allclose(table.edge_affinity, kept.dense_edge_affinity() + 3.0)
     np.testing.assert_allclose(table.vertex_affinity[2:], affinities.vertex.detach().numpy() + 1.0)
+
+
+@pytest.mark.parametrize("form", ["features", "nodes"])
+def test_whether_the_solver_is_given_factors_or_their_small_table_makes_no_difference(form, monkeypatch):
+    affinities = of_nodes(views(4, sigma=2.0), form, offset=-0.1)
+    small = MatchingGradient(strength=3.0)(affinities, SOLVER)
+    table = matching_problem(affinities)
+    assert table.edge_features_s is None
+    np.testing.assert_allclose(table.edge_affinity, affinities.edge_table().detach(), atol=1e-15)
+    monkeypatch.setattr(affinities_module, "TABLE_ENTRIES", 0)
+    large = MatchingGradient(strength=3.0)(affinities, SOLVER)
+    assert matching_problem(affinities).edge_affinity is None
+    assert (large.solution.matching == small.solution.matching).all()
+    torch.testing.assert_close(large.loss, small.loss)
+    assert (small.loss != 0).any()
 
 
 @pytest.mark.parametrize("form", ["table", "features", "nodes"])
