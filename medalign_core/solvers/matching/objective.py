@@ -23,7 +23,7 @@ class Objective:
         into: (n, k), the edges of t into each node, padded with -1; out_of: likewise those that leave it.
         edges_t: (T, 2), all edges of t in the new numbers.
         lookup: (n, n), the number of edge (a, b) of t, -1 where there is none.
-        dense: Q as it came, or (0, 0) in factor form: then features_s, features_t and offset.
+        dense: Q as it came, or multiplied out if small; else None, and features_s, features_t and offset make it.
         weight: w.
     """
 
@@ -34,9 +34,9 @@ class Objective:
     out_of: Int[np.ndarray, "n b"]
     edges_t: Int[np.ndarray, "T 2"]
     lookup: Int[np.ndarray, "n n"]
-    dense: Float[np.ndarray, "S T"]
-    features_s: Float[np.ndarray, "S D"]
-    features_t: Float[np.ndarray, "T D"]
+    dense: Float[np.ndarray, "S T"] | None
+    features_s: Float[np.ndarray, "S D"] | None
+    features_t: Float[np.ndarray, "T D"] | None
     offset: float
     weight: float
 
@@ -52,11 +52,8 @@ class Objective:
         kept_s, kept_t = (np.flatnonzero((e >= 0).all(axis=1)) for e in (edges_s, edges_t))
         lookup = np.full((len(nodes_t), len(nodes_t)), -1)
         lookup[edges_t[kept_t, 0], edges_t[kept_t, 1]] = kept_t
-        none = np.zeros((0, 0))
-        dense, x, y = none, none, none
-        if problem.edge_affinity is not None:
-            dense = problem.edge_affinity[g]
-        else:
+        dense, x, y = None if problem.edge_affinity is None else problem.edge_affinity[g], None, None
+        if dense is None:
             assert problem.edge_features_s is not None
             assert problem.edge_features_t is not None
             x, y = (f[g].astype(np.float64) for f in (problem.edge_features_s, problem.edge_features_t))
@@ -79,8 +76,10 @@ class Objective:
 
     def pairs(self, edge_s: Int[np.ndarray, "*P"], edge_t: Int[np.ndarray, "*P"]) -> Float[np.ndarray, "*P"]:
         """Return w Q[e, f]."""
-        if self.dense.size:
+        if self.dense is not None:
             return self.weight * self.dense.ravel().take(edge_s * self.dense.shape[1] + edge_t).astype(np.float64)
+        assert self.features_s is not None
+        assert self.features_t is not None
         products = np.einsum("...d,...d->...", self.features_s[edge_s], self.features_t[edge_t])
         return self.weight * (products + self.offset)
 
@@ -130,9 +129,11 @@ class Objective:
             incidence_s[at_s, np.arange(len(at_s))] = 1.0
             incidence_t = np.zeros((len(kept), n))
             incidence_t[np.arange(len(kept)), at_t] = 1.0
-            if self.dense.size:
+            if self.dense is not None:
                 second += incidence_s @ self.dense[np.ix_(self.number_s, kept)] @ incidence_t
             else:
+                assert self.features_s is not None
+                assert self.features_t is not None
                 sum_s, sum_t = incidence_s @ self.features_s[self.number_s], incidence_t.T @ self.features_t[kept]
                 degrees = np.outer(incidence_s.sum(axis=1), incidence_t.sum(axis=0))
                 second += sum_s @ sum_t.T + self.offset * degrees

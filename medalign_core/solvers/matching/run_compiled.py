@@ -39,11 +39,17 @@ def _tables(problem: MatchingProblem, nodes: Nodes, edge_weight: float) -> tuple
     kind = np.float32 if given.dtype == np.float32 else np.float64
     none = np.zeros((0, 0, 0), dtype=kind)
     dense, x, y = (
-        none if table is None else np.ascontiguousarray(table, dtype=kind)
+        none if table is None else _plain(table, kind)
         for table in (problem.edge_affinity, problem.edge_features_s, problem.edge_features_t)
     )
-    edges = (np.ascontiguousarray(e, dtype=np.int64) for e in (problem.edges_s, problem.edges_t))
-    order = (np.ascontiguousarray(n, dtype=np.int32) for n in (nodes.s, nodes.t))
-    vertex = np.ascontiguousarray(problem.vertex_affinity, dtype=np.float64)
+    edges = (_plain(e, np.int64) for e in (problem.edges_s, problem.edges_t))
+    order = (_plain(n, np.int32) for n in (nodes.s, nodes.t))
+    vertex = _plain(problem.vertex_affinity, np.float64)
     counts = nodes.counts.astype(np.int64)
     return vertex, (dense, x, y, float(problem.edge_offset), float(edge_weight)), (*edges, *order, counts)
+
+
+def _plain(table: np.ndarray, kind: type) -> np.ndarray:
+    """Return the table as the kernels were compiled for: C order, and writeable, or they would be compiled again."""
+    plain = np.ascontiguousarray(table, dtype=kind)
+    return plain if plain.flags.writeable else plain.copy()
