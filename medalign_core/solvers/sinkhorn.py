@@ -36,8 +36,8 @@ class Sinkhorn:
     `newton` needs 3 steps where Sinkhorn needs 70 sweeps (eps 0.1, rho 1) and 8 where it needs thousands (eps 0.01,
     rho 100): it eliminates the larger side and solves an N x N system in the smaller one. `sinkhorn` alternates the two
     closed-form updates, its kernel stabilised or in the log domain as the costs ask; `translation_invariant` adds the
-    optimal common shift after each (Sejourne, Vialard and Peyre 2022). `exact` (no entropy, both rho infinite) and `mm` (no
-    entropy, both rho finite) call POT, one problem after another on the CPU, without a gradient of the plan.
+    optimal common shift after each (Sejourne, Vialard and Peyre 2022). `exact` (no entropy, both rho infinite) and `mm`
+    (no entropy, both rho finite) call POT, one problem after another on the CPU; their plan is a constant for autograd.
 
     Attributes:
         epsilon: weight of the entropy, > 0, in units of the cost; POT's `reg`.

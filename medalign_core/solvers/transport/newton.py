@@ -67,7 +67,7 @@ def newton(reduced: Reduced, *, tol: float, max_iterations: int) -> Outcome:
     """
     out = Outcome.empty(reduced.room.transpose(1, 2))
     x = torch.zeros_like(reduced.log_b)
-    progress, step = Progress.start(x), None
+    progress, step = Progress.start(x, falling=0.9), None
     for iteration in range(max_iterations + 1):
         last = iteration == max_iterations
         rows = evaluate_rows(reduced, x)

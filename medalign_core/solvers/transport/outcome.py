@@ -64,25 +64,27 @@ class Progress:
         running: those without an outcome.
         place: their place in the chunk.
         best: their smallest residual so far.
-        stale: evaluations since it last fell by a tenth.
+        stale: evaluations since it last fell.
+        falling: the share of `best` that counts as a fall: 1 for a method that may converge slowly.
     """
 
     running: Bool[Tensor, " P"]
     place: Int[Tensor, " P"]
     best: Float[Tensor, " P"]
     stale: Int[Tensor, " P"]
+    falling: float
 
     @classmethod
-    def start(cls, like: Float[Tensor, "P N"]) -> Progress:
+    def start(cls, like: Float[Tensor, "P N"], *, falling: float) -> Progress:
         """Return the bookkeeping of problems none of which has been evaluated."""
         count, device = len(like), like.device
         running = torch.ones(count, dtype=torch.bool, device=device)
         place = torch.arange(count, device=device)
-        return cls(running, place, like.new_full((count,), torch.inf), torch.zeros_like(place))
+        return cls(running, place, like.new_full((count,), torch.inf), torch.zeros_like(place), falling)
 
     def take(self, rows: Tensor) -> Progress:
         """Return some of the problems."""
-        return Progress(*(value[rows] for value in vars(self).values()))
+        return Progress(self.running[rows], self.place[rows], self.best[rows], self.stale[rows], self.falling)
 
     def update(self, columns: Columns, *, tol: float, iteration: int, last: bool) -> Bool[Tensor, " P"]:
         """Judge the residuals of new points and return the problems that end with them.
@@ -96,7 +98,7 @@ class Progress:
         if last:
             ends = torch.ones_like(ends)
         elif iteration >= 2:
-            self.stale = (self.stale + 1) * (residual >= 0.9 * self.best)
+            self.stale = (self.stale + 1) * (residual >= self.falling * self.best)
             relative = residual / columns.log_mass[:, 0].exp()
             precision = torch.finfo(residual.dtype).eps
             rounding = precision * columns.x.abs().amax(dim=1)

@@ -44,7 +44,8 @@ def _row_mass(problem: Problem, log_z: Tensor) -> Tensor:
     if math.isinf(problem.constants.rho_a):
         return problem.a
     power = problem.constants.tau_a if problem.constants.counting else 1.0
-    return (power * problem.a.log() + problem.constants.slack_a * log_z).exp()
+    most = 0.5 * math.log(torch.finfo(log_z.dtype).max)  # costs far below 0, or rounded away: saturate, stay finite
+    return (power * problem.a.log() + problem.constants.slack_a * log_z).clamp_max(most).exp()
 
 
 def value_and_mass(
@@ -75,7 +76,7 @@ def _worth(weight: Tensor, potential: Tensor, rho: float) -> tuple[Tensor, Tenso
     """Return a side's term of the dual, and by how much the plan's mass differs from the side's."""
     if math.isinf(rho):
         return (weight * potential).sum(dim=1), weight.new_zeros(len(weight))
-    change = (torch.expm1(potential / -rho).mul_(weight)).sum(dim=1)
+    change = (weight * torch.expm1(potential / -rho)).sum(dim=1)
     return -rho * change, change
 
 

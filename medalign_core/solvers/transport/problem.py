@@ -12,6 +12,7 @@ from torch import Tensor
 from medalign_core.ops.cosine import at_least_float32
 
 LARGEST_EXPONENT = 1e30  # of |C| / epsilon: potentials and their sums stay far from the overflow of float32
+SMALLEST_MASS, LARGEST_MASS = 1e-15, 1e15  # of a side: the product of both must be a number in float32
 MASS_TOLERANCE = 1e-4  # relative; a balanced problem whose two masses differ by more has no plan
 
 
@@ -134,7 +135,7 @@ def read_problem(
     if cost.device.type == "cpu":
         _check(problem, extreme)
         return problem
-    return _mark_failed(problem, extreme)
+    return mark_failed(problem, extreme)
 
 
 def _read_weights(
@@ -174,12 +175,12 @@ def _check(problem: Problem, extreme: Tensor) -> None:
     masses = []
     for name, weight in (("a", problem.a), ("b", problem.b)):
         total = weight.sum(dim=1)
-        wrong = ~((weight.amin(dim=1) >= 0) & (total > 0) & torch.isfinite(total))
+        wrong = ~_has_mass(weight, total)
         if wrong.any():
             first = int(wrong.nonzero()[0])
             raise ValueError(
-                f"{name} of problem {first} must be >= 0 with a positive, finite sum, got a sum of {total[first]:g}; "
-                "leave out problems in which every atom is masked."
+                f"{name} of problem {first} must be >= 0 with a sum in [{SMALLEST_MASS:g}, {LARGEST_MASS:g}], got "
+                f"{total[first]:g}; rescale the masses, or leave out problems in which every atom is masked."
             )
         masses.append(total)
     gap = ((masses[0] - masses[1]).abs() / masses[0]).max().item()
@@ -190,12 +191,16 @@ def _check(problem: Problem, extreme: Tensor) -> None:
         )
 
 
-def _mark_failed(problem: Problem, extreme: Tensor) -> Problem:
+def _has_mass(weight: Tensor, total: Tensor) -> Tensor:
+    return (weight.amin(dim=1) >= 0) & (total >= SMALLEST_MASS) & (total <= LARGEST_MASS)  # False for NaN
+
+
+def mark_failed(problem: Problem, extreme: Tensor) -> Problem:
     """Replace problems without an answer by a constant cost and uniform weights, on the device."""
     totals = [weight.sum(dim=1) for weight in (problem.a, problem.b)]
     good = extreme / problem.constants.epsilon <= LARGEST_EXPONENT  # False for NaN
     for weight, total in zip((problem.a, problem.b), totals, strict=True):
-        good = good & (weight.amin(dim=1) >= 0) & (total > 0) & torch.isfinite(total)
+        good = good & _has_mass(weight, total)
     if problem.constants.is_balanced:
         good = good & ((totals[0] - totals[1]).abs() <= MASS_TOLERANCE * totals[0])
     return replace(

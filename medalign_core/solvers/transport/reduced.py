@@ -17,7 +17,7 @@ Arrays are (P, N, M), columns first: reductions over N then run along contiguous
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
@@ -63,10 +63,9 @@ class Reduced:
 
     def take(self, rows: Tensor) -> Reduced:
         """Return some of the problems."""
-        parts = {
-            name: value[rows] for name, value in vars(self).items() if isinstance(value, Tensor) and name != "room"
-        }
-        return replace(self, room=self.room[: len(rows)], **parts)
+        kept: dict[str, Any] = {"room": self.room[: len(rows)], "constants": self.constants}
+        parts = {name: None if x is None else x[rows] for name, x in vars(self).items() if name not in kept}
+        return Reduced(**parts, **kept)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ def sweep(reduced: Reduced, *, tol: float, max_sweeps: int, shifted: bool) -> Ou
     """
     out = Outcome.empty(reduced.room.transpose(1, 2))
     x = torch.zeros_like(reduced.log_b)
-    progress = Progress.start(x)
+    progress = Progress.start(x, falling=1.0)
     for count in range(max_sweeps + 1):
         last = count == max_sweeps
         rows = evaluate_rows(reduced, x)

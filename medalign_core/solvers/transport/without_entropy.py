@@ -80,7 +80,7 @@ def _exact(cost: np.ndarray, a: np.ndarray, b: np.ndarray) -> Found:
 
 
 def _mm(cost: np.ndarray, a: np.ndarray, b: np.ndarray, problem: Problem, most: int, tol: float) -> Found:
-    """Potentials are f = -rho_a log(T 1 / a), so the marginals' equations hold; the residual is how far one more step moves T."""
+    """Step from a b' until one more step moves T by no more than tol: that is the residual. f = -rho_a log(T 1 / a)."""
     import ot
 
     rho = problem.constants.rho_a, problem.constants.rho_b
