@@ -98,15 +98,14 @@ def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
 ) -> None:
     """Delete all but the newest checkpoints and the best one. Not while the run trains."""
-    from medalign import checkpoint, storage
-    from medalign.launch.run import LOCK
+    from medalign import checkpoint
     from medalign.storage import locks
 
     _need_checkpoints(run)
     if dry_run:
         gone = checkpoint.prune(run, keep=keep, dry_run=True)
     else:
-        with locks.hold(storage.join(run, LOCK), of=run):
+        with locks.hold(locks.of_run(run), of=run):
             gone = checkpoint.prune(run, keep=keep)
     for uri in gone:
         typer.echo(f"{uri.rsplit('/', 1)[-1]}  {'would be deleted' if dry_run else 'deleted'}")

@@ -38,9 +38,12 @@ def train(
         recipe, overrides or ()
     )  # whatever is wrong with a key shows before anything heavy
     from medalign.cli import printing
+    from medalign.storage import locks
 
     for note in document.notes:
         printing.show_note(note)
+    if not dry_run:  # training asks again; here it is told before anything heavy is loaded
+        locks.check(locks.of_run(settings.run.uri), of=settings.run.uri)
     from medalign import launch
 
     if dry_run:

@@ -14,8 +14,6 @@ from medalign.recipe import Recipe, open_recipe
 from medalign.storage import locks
 from medalign.tracking import check_installed
 
-LOCK = "run.lock"
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
@@ -58,7 +56,7 @@ def train(recipe: str, overrides: Sequence[str] = (), *, allow_change: bool = Fa
     claim = partial(
         folder.claim, settled.run.uri, config.resolve(settled), contents=plan.contents, allow_change=allow_change
     )
-    with locks.hold(storage.join(settled.run.uri, LOCK), of=settled.run.uri):
+    with locks.hold(locks.of_run(settled.run.uri), of=settled.run.uri):
         values = _finished(settled, plan, claim) or start(settled, plan, claim)
     return TrainResult(
         uri=settled.run.uri,

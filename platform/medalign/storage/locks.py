@@ -24,10 +24,11 @@ from typing import Any
 from medalign.errors import ConflictError, NotFoundError, RunLockedError, StorageError
 from medalign.storage.files import delete_file, read_version, replace_version, write_new
 from medalign.storage.retries import patience
-from medalign.storage.uris import split
+from medalign.storage.uris import absolute, join, split
 
 BEAT_S = 10.0
 DEAD_AFTER_S = 60.0
+QUICKLY = {"tries": 4, "seconds": 15.0, "try_seconds": 5.0}
 _log = logging.getLogger(__name__)
 
 
@@ -87,6 +88,11 @@ class Owner:
             raise ValueError(f"not a lock: {error}") from error
 
 
+def of_run(run: str) -> str:
+    """Return the URI of a run's lock."""
+    return join(absolute(run), "run.lock")
+
+
 def interrupt() -> None:
     """Do to the main thread what Ctrl-C does."""
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
@@ -124,27 +130,43 @@ def hold(uri: str, *, of: str, on_lost: Callable[[], None] = interrupt) -> Itera
             _release(uri, owner)
 
 
+def check(uri: str, *, of: str) -> None:
+    """Refuse where a living owner holds a lock; takes and writes nothing.
+
+    Raises:
+        RunLockedError: another holds it.
+        StorageError: the place cannot be reached.
+    """
+    if split(uri)[0] != "gs":
+        with patience(**QUICKLY):
+            _dead(uri, of)
+
+
 def _take(uri: str, of: str) -> tuple[Owner, str]:
     """Make the lock, or take a dead owner's over."""
     owner = Owner.of_this_process()
-    with patience(tries=4, seconds=15.0, try_seconds=5.0):
+    with patience(**QUICKLY):
         for _ in range(5):
             try:
                 return owner, write_new(uri, owner.dumps(0))
             except ConflictError:
-                tag = _tag_of_the_dead(uri, of)
-            if tag:
+                found = _dead(uri, of)
+            if found:
                 with contextlib.suppress(ConflictError):
-                    return owner, replace_version(uri, owner.dumps(0), tag)
+                    tag = replace_version(uri, owner.dumps(0), found[1])
+                    _log.warning(
+                        "%s: taken over from process %d on %s, which is dead.", of, found[0].pid, found[0].host
+                    )
+                    return owner, tag
     raise RunLockedError(f"{of}: several runs start here at once; start one of them again.")
 
 
-def _tag_of_the_dead(uri: str, of: str) -> str:
-    """Return the version of a dead owner's lock, "" where it is gone meanwhile; refuse where the owner lives."""
+def _dead(uri: str, of: str) -> tuple[Owner, str] | None:
+    """Return a dead owner and the version of its lock, None where there is no lock; refuse where the owner lives."""
     try:
         found = read_version(uri)
     except NotFoundError:
-        return ""
+        return None
     try:
         owner = Owner.loads(found.data)
     except ValueError:
@@ -154,12 +176,11 @@ def _tag_of_the_dead(uri: str, of: str) -> str:
             f"{of}: another run is at work here: process {owner.pid} on {owner.host}, since {owner.since}, last seen"
             f" {max(found.age, 0):.0f} s ago; wait for its end or stop it, or choose another run.uri."
         )
-    _log.warning("%s: taking over from process %d on %s, which is dead.", of, owner.pid, owner.host)
-    return found.tag
+    return owner, found.tag
 
 
 def _release(uri: str, owner: Owner) -> None:
-    with contextlib.suppress(StorageError, ValueError), patience(tries=4, seconds=15.0, try_seconds=5.0):
+    with contextlib.suppress(StorageError, ValueError), patience(**QUICKLY):
         if Owner.loads(read_version(uri).data).token == owner.token:
             delete_file(uri)
             return

@@ -169,7 +169,7 @@ def _options(place: Path, ports: list[int]) -> list[str]:
 def _ends_with_us() -> list[str]:
     """Return the words before a command that end it when this process is killed; none where there is no such tool."""
     setpriv = shutil.which("setpriv")
-    return [setpriv, "--pdeathsig", "TERM"] if setpriv else []
+    return [setpriv, "--pdeathsig", "KILL"] if setpriv else []
 
 
 def _free_ports(count: int) -> list[int]:
@@ -210,10 +210,10 @@ def _make_bucket(server: Server, bucket: str) -> None:
 
 
 def _stop(process: subprocess.Popen[bytes], *, patiently: bool) -> None:
-    """End the server; patiently where its files are to be kept."""
+    """End the server, which takes its time; a little is given where its files are kept, though they survive anyway."""
     process.terminate()
     try:
-        process.wait(timeout=15 if patiently else 0.5)
+        process.wait(timeout=3 if patiently else 0.5)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
