@@ -1,10 +1,14 @@
 """A process that dies at any point of a save leaves a complete checkpoint, goes on from it, and clears up."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from crash_rig import KEEP, POINTS, STEPS, left_behind, train, train_and_die, undisturbed
 from plain_tensors import PlainTensors
+from striped_corpus import write_corpus
+from training_rig import Case, run_worlds
 
 from medalign import checkpoint, faults
 
@@ -69,3 +73,32 @@ def test_a_process_that_dies_again_and_again_still_arrives(tmp_path: Path, state
             break
     assert train(str(tmp_path)).same_as(states[STEPS])
     assert left_behind(str(tmp_path)) == []
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return a training of two ranks at ZeRO-3, undisturbed, and what starts it."""
+    folder = tmp_path_factory.mktemp("real")
+    keys = {"corpus": write_corpus(folder / "stripes", {"train": 70}), "objective": "info_nce", "steps": 4}
+    keys |= {"zero_stage": 3, "checkpoint_every": 1, "keep_last": 2}
+    ((ranks,),) = run_worlds({2: [Case("train", {"run": str(folder / "run"), **keys})]}, folder / "rig").values()
+    return {"keys": keys, "tensors": ranks[0]["tensors"]}
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("fault", ["ckpt.mid_file:3@1", "ckpt.after_stage:3@1", "ckpt.before_manifest:3@0"])
+def test_one_of_two_ranks_that_dies_in_a_save_costs_no_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, real: dict[str, Any], fault: str
+) -> None:
+    run = str(tmp_path / "run")
+    case = {2: [Case("train", {"run": run, **real["keys"]})]}
+    monkeypatch.setenv("MEDALIGN_FAULT", fault)
+    with pytest.raises(AssertionError, match="a rank failed"):
+        run_worlds(case, tmp_path / "killed")
+    monkeypatch.delenv("MEDALIGN_FAULT")
+    assert complete_steps(run) == [1, 2]
+    ((ranks,),) = run_worlds(case, tmp_path / "again").values()
+    assert ranks[0]["tensors"].keys() == real["tensors"].keys()
+    assert all(np.array_equal(ranks[0]["tensors"][name], value) for name, value in real["tensors"].items())
+    assert left_behind(run) == []
+    assert complete_steps(run) == [3, 4]

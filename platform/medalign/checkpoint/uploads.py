@@ -28,7 +28,7 @@ from medalign.faults import fault
 
 T = TypeVar("T")
 IN_FLIGHT = 2
-PATIENCE_S = 300.0  # the longest that one call to a store takes to give up
+PATIENCE_S = 60.0  # of one call to a store; then it is begun anew, so that the end of an outage is soon seen
 PAUSES_S = (0.1, 5.0)  # between looks for what is to appear, and between tries: growing from the first to the second
 
 
@@ -167,10 +167,9 @@ def _send(file: Path, uri: str) -> None:
 def _persist(action: Callable[[], T], end: float) -> T:
     """Do it, again and again where the store does not answer, until the deadline."""
     for pause in _pauses():
-        left = end - time.monotonic()
-        limits = {"seconds": max(left, 1.0)} if left < PATIENCE_S else {}
+        seconds = min(PATIENCE_S, max(end - time.monotonic(), 1.0))
         try:
-            with storage.patience(**limits):
+            with storage.patience(seconds=seconds):
                 return action()
         except (AccessError, ConflictError, NotFoundError):
             raise  # trying again cannot help
