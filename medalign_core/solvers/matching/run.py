@@ -15,7 +15,7 @@ from medalign_core.solvers.assignment import assign
 from medalign_core.solvers.matching_problem import MatchingProblem
 
 MARGIN = 16.0  # F is a sum of at most this times N sums of the affinities: all of them must stay finite
-TOLERANCE = 1e-3  # of F: the slope below which a climb stops; what is left of it the polish finds sooner
+TOLERANCE = 1e-4  # of F: the slope below which a climb stops; what is left of it the polish finds sooner
 FLOOR = 1e-10  # of the largest affinities: a smaller difference of F is rounding
 
 
@@ -55,7 +55,7 @@ class Outcome:
     used: Int[np.ndarray, " G"]
     draws: Int[np.ndarray, " G"]
     failed: Bool[np.ndarray, " G"]
-    trace: tuple[Float[np.ndarray, "R 2"], ...] = ()
+    trace: tuple[Float[np.ndarray, "_ 2"], ...] = ()
 
 
 @runtime_checkable

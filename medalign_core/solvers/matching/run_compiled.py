@@ -51,5 +51,5 @@ def _tables(problem: MatchingProblem, nodes: Nodes, edge_weight: float) -> tuple
 
 def _plain(table: np.ndarray, kind: type) -> np.ndarray:
     """Return the table as the kernels were compiled for: C order, and writeable, or they would be compiled again."""
-    plain = np.ascontiguousarray(table, dtype=kind)
+    plain: np.ndarray = np.ascontiguousarray(table, dtype=kind)
     return plain if plain.flags.writeable else plain.copy()
