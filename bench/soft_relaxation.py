@@ -1,11 +1,12 @@
 """One matching step, features -> affinities -> solve -> gradient, against the same step through a soft relaxation.
 
-python bench/soft_relaxation.py [--repeats N]
+python bench/soft_relaxation.py [--repeats N] [--starts N]
 
 The yardstick is a graduated assignment (Gold and Rangarajan 1996), unrolled by autograd: 10 outer steps, each of the
 quadratic form's gradient and 10 Sinkhorn sweeps in the log domain, on a matching that is then compared with the
-identity. Its sums over edges are by reshape, as k-NN edges lie node by node, and only the edges out of a node count:
-both make it cheaper. CPU time, medians, one thread; run it on a pinned core: taskset -c 1.
+identity. Its sums over the edges out of a node are by reshape, as k-NN edges lie node by node. "soft" sums over the
+edges into a node as well, which the gradient of the same objective takes; "soft, half" leaves those out.
+CPU time, medians, one thread; run it on a pinned core: taskset -c 1.
 """
 
 from __future__ import annotations
@@ -35,32 +36,42 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=25)
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--starts", type=int, help="of the solver (default: its own)")
+    arguments = parser.parse_args()
+    repeats = arguments.repeats
+    solver = GraphMatching() if arguments.starts is None else GraphMatching(starts=arguments.starts)
     torch.set_num_threads(1)
-    print(f"{'graphs x nodes':>15} {'soft ms':>9} {'factors ms':>11} {'ratio':>6} {'edge noise ms':>14} {'ratio':>6}")
+    header = " ".join(f"{name:>14}" for name in ("soft ms", "soft, half ms", "factors ms", "edge noise ms"))
+    print(f"{'graphs x nodes':>15} {header}  ratios to soft, and to its half")
     for graphs, size in SHAPES:
         views = _views(graphs, size)
         edges = [knn_edges(view, NEIGHBOURS) for view in views]
-        ways = [partial(_descend, loss, views, edges) for loss in (soft_loss, matching_loss, noisy_matching_loss)]
-        soft, factors, noisy = _medians(ways, repeats if size < 100 else max(repeats // 5, 3))
-        print(
-            f"{graphs:>9} x {size:<3} {soft:9.2f} {factors:11.2f} {factors / soft:6.3f} {noisy:14.2f} "
-            f"{noisy / soft:6.3f}",
-            flush=True,
+        noise = Noise(scale=0.05)
+        losses = (
+            soft_loss,
+            partial(soft_loss, both_ends=False),
+            partial(matching_loss, solver),
+            partial(matching_loss, solver, noise=noise),
         )
+        ways = [partial(_descend, loss, views, edges) for loss in losses]
+        soft, half, factors, noisy = _medians(ways, repeats if size < 100 else max(repeats // 5, 3))
+        row = " ".join(f"{value:14.2f}" for value in (soft, half, factors, noisy))
+        ratios = f"{factors / soft:6.3f} {noisy / soft:6.3f}, {factors / half:6.3f} {noisy / half:6.3f}"
+        print(f"{graphs:>9} x {size:<3} {row}  {ratios}", flush=True)
 
 
-def soft_loss(views: list[Tensor], edges: list[Tensor]) -> Tensor:
+def soft_loss(views: list[Tensor], edges: list[Tensor], *, both_ends: bool = True) -> Tensor:
     """Return the mean cross-entropy of the relaxed matching to the identity, every step on the tape."""
     vertex = cosine_table(*views)
     edge = edge_directions(views[0], edges[0]) @ edge_directions(views[1], edges[1]).transpose(1, 2)
     graphs, size, _ = vertex.shape
-    heads_s, heads_t = edges[0][..., 1], edges[1][..., 1]
     matching = torch.full_like(vertex, 1.0 / size)
+    into = [torch.nn.functional.one_hot(e[..., 1], size).to(vertex) for e in edges]  # (G, S, N)
     for _ in range(OUTER):
-        rows = matching.gather(1, heads_s[:, :, None].expand(-1, -1, size))  # (G, S, N)
-        both = rows.gather(2, heads_t[:, None, :].expand(-1, rows.shape[1], -1))  # (G, S, T)
-        second = (edge * both).reshape(graphs, size, NEIGHBOURS, size, NEIGHBOURS).sum(dim=(2, 4))
+        second = (edge * _between(matching, edges, end=1)).reshape(graphs, size, NEIGHBOURS, size, NEIGHBOURS)
+        second = second.sum(dim=(2, 4))
+        if both_ends:
+            second = second + into[0].transpose(1, 2) @ (edge * _between(matching, edges, end=0)) @ into[1]
         logits = (vertex + second) / TEMPERATURE
         for _ in range(SWEEPS):
             logits = logits - logits.logsumexp(dim=2, keepdim=True)
@@ -69,7 +80,16 @@ def soft_loss(views: list[Tensor], edges: list[Tensor]) -> Tensor:
     return -torch.diagonal(logits, dim1=1, dim2=2).mean()
 
 
-def matching_loss(views: list[Tensor], edges: list[Tensor], noise: Noise | None = None) -> Tensor:
+def _between(matching: Tensor, edges: list[Tensor], *, end: int) -> Tensor:
+    """Return (G, S, T): how far one end of each edge of s is matched to that of each edge of t."""
+    end_s, end_t = edges[0][..., end], edges[1][..., end]
+    rows = matching.gather(1, end_s[:, :, None].expand(-1, -1, matching.shape[2]))
+    return rows.gather(2, end_t[:, None, :].expand(-1, rows.shape[1], -1))
+
+
+def matching_loss(
+    solver: GraphMatching, views: list[Tensor], edges: list[Tensor], *, noise: Noise | None = None
+) -> Tensor:
     """Return the surrogate of the discrete matching; with noise on every edge its solver is given a table."""
     affinities = Affinities(
         vertex=cosine_table(*views),
@@ -82,12 +102,7 @@ def matching_loss(views: list[Tensor], edges: list[Tensor], noise: Noise | None 
     if noise is not None:
         draws = [torch.Generator().manual_seed(g) for g in range(len(views[0]))]
         perturbations = draw_perturbations(affinities, noise, draws)
-    return MatchingGradient()(affinities, GraphMatching(), perturbations).loss.mean()
-
-
-def noisy_matching_loss(views: list[Tensor], edges: list[Tensor]) -> Tensor:
-    """Return it with Gumbel noise."""
-    return matching_loss(views, edges, Noise(scale=0.05))
+    return MatchingGradient()(affinities, solver, perturbations).loss.mean()
 
 
 def _views(graphs: int, size: int) -> list[Tensor]:

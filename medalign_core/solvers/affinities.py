@@ -78,6 +78,10 @@ class Affinities:
             return at_least_float32(self.edge_features_s), at_least_float32(self.edge_features_t)
         assert self.nodes_s is not None
         assert self.nodes_t is not None
+        if self.edges_s.shape == self.edges_t.shape:  # both graphs in one go: half the operations, and these are small
+            nodes = torch.cat([at_least_float32(self.nodes_s), at_least_float32(self.nodes_t)])
+            x, y = edge_directions(nodes, torch.cat([self.edges_s, self.edges_t])).chunk(2)
+            return x, y
         return (
             edge_directions(at_least_float32(self.nodes_s), self.edges_s),
             edge_directions(at_least_float32(self.nodes_t), self.edges_t),
@@ -111,7 +115,6 @@ class Affinities:
         else:
             assert self.nodes_s is not None
             assert self.nodes_t is not None
-            # both graphs in one go: half the operations, and these are small
             nodes = torch.cat([at_least_float32(self.nodes_s), at_least_float32(self.nodes_t)]).flatten(0, 1)
             first = graph * self.vertex.shape[1]
             ends_s = first[:, None] + self.edges_s.flatten(0, 1).index_select(0, row_s)
