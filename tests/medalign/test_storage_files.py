@@ -165,6 +165,24 @@ def test_without_credentials_the_refusal_says_which_to_set(server, monkeypatch, 
             act(f"s3://{BUCKET}/k")
 
 
+def test_a_profile_that_is_not_there_is_named(server, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_PROFILE", "no-such-profile")
+    for act in (storage.read_bytes, lambda uri: storage.write_bytes(uri, b"")):
+        with pytest.raises(StorageError, match=rf"s3://{BUCKET}/k: .*no-such-profile"):
+            act(f"s3://{BUCKET}/k")
+
+
+def test_an_upload_that_nobody_closes_leaves_nothing(server):
+    uri = f"s3://{BUCKET}/forgotten"
+    upload = s3_objects.Upload(uri)
+    upload.write(bytes(s3_objects.PART + 1))
+    del upload
+    assert not storage.exists(uri)
+    assert "Uploads" not in access().client().list_multipart_uploads(Bucket=BUCKET)
+
+
 def test_google_storage_has_no_writes_on_condition():
     with pytest.raises(StorageError, match=r"gs://bucket/key: writes on condition"):
         storage.write_new("gs://bucket/key", b"x")

@@ -14,6 +14,7 @@ from typing import Any
 from pyarrow import fs
 
 from medalign.errors import StorageError
+from medalign.storage import failures
 
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 REGIONS = ("AWS_REGION", "AWS_DEFAULT_REGION")
@@ -87,7 +88,10 @@ class Access:
             if self.generation == generation:
                 self.generation += 1
                 self._client = self._filesystem = self._session = None
-            found = self._credentials()
+            try:
+                found = self._credentials()
+            except failures.caught() as error:  # a profile that is not there, a file that is none
+                return f"nobody: {failures.summary(error)}"
         if found is None:
             return "nobody: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
         return f"the key ...{found.access_key[-4:]} from {_SAID.get(found.method, found.method)}"

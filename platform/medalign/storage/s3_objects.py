@@ -115,6 +115,9 @@ class Upload(io.RawIOBase):
             except OutageError:
                 return  # what ended the writing is the news, and goes on to the caller
 
+    def __del__(self) -> None:
+        self.abort()  # not what files do otherwise: one that nobody closed is not finished
+
     def _finish(self) -> None:
         if not self._upload:
             data, writer = bytes(self._buffer), self._writer
