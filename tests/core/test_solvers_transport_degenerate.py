@@ -8,10 +8,8 @@ from hypothesis import strategies as st
 from transport_problems import INF, PENALTIES, cosine_problems, pot_plan, random_problems
 
 from medalign_core.solvers.sinkhorn import Sinkhorn, Status
-from medalign_core.solvers.transport.batching import solve_in_chunks
-from medalign_core.solvers.transport.newton import newton
+from medalign_core.solvers.transport import host
 from medalign_core.solvers.transport.outcome import Outcome
-from medalign_core.solvers.transport.problem import Constants, Problem, mark_failed
 
 BACKENDS = ["torch", "compiled"]
 
@@ -96,17 +94,35 @@ def test_weights_that_cannot_be_are_named_with_the_problem_and_the_way_out():
         solver(cost[0])
 
 
-def test_where_raising_would_make_the_host_wait_such_problems_are_marked_and_the_others_solved():
-    cost, a, b = random_problems(3, 6, 4)
-    broken = cost.clone()
-    broken[1, 2, 2] = torch.nan
-    constants = Constants(epsilon=0.1, rho_a=1.0, rho_b=1.0, counting=False)
-    extreme = broken.abs().amax((1, 2))
-    problem = mark_failed(Problem(cost=broken, a=a, b=b, span=extreme, constants=constants), extreme)
-    assert problem.failed.tolist() == [False, True, False]
-    found = solve_in_chunks(problem, lambda r: newton(r, tol=1e-12, max_iterations=30))
+@pytest.mark.parametrize("method", ["newton", "sinkhorn", "translation_invariant"])
+@pytest.mark.parametrize("epsilon", [0.1, 0.01])
+def test_a_device_that_must_not_be_read_gets_the_same_answers(monkeypatch, method, epsilon):
+    cost, a, b = random_problems(6, 20, 5)
+    cost[::2] *= 0.1  # so that problems end at different steps
+    b[1, 2] = 0
+    for rho_a, rho_b in PENALTIES[:4]:
+        common = {"epsilon": epsilon, "rho_a": rho_a, "rho_b": rho_b, "tol": 1e-10}
+        most = 20 if method == "newton" else 1000  # every one of them runs where nothing may be read
+        solver = Sinkhorn(**common, method=method, backend="torch", max_iterations=most)
+        expected = solver(cost, a, b)
+        with monkeypatch.context() as patch:
+            patch.setattr(host, "may_read", lambda _: False)
+            found = solver(cost, a, b)
+        assert (found.plan() - expected.plan()).abs().max() < 1e-8
+        assert (found.value - expected.value).abs().max() < 1e-8
+        assert ((found.status == Status.CONVERGED) == (expected.status == Status.CONVERGED)).all()
+
+
+def test_where_raising_would_make_the_host_wait_such_problems_are_marked_and_the_others_solved(monkeypatch):
+    cost, a, b = random_problems(4, 6, 4)
     expected = Sinkhorn(epsilon=0.1, rho=1.0, tol=1e-12)(cost, a, b)
-    assert (found.f[[0, 2]] - expected.f[[0, 2]]).abs().max() < 1e-9
+    cost[1, 2, 2], b[3] = torch.nan, 0
+    monkeypatch.setattr(host, "may_read", lambda _: False)
+    found = Sinkhorn(epsilon=0.1, rho=1.0, tol=1e-12, backend="torch")(cost, a, b)
+    assert (found.status == Status.FAILED).tolist() == [False, True, False, True]
+    assert (found.plan()[[0, 2]] - expected.plan()[[0, 2]]).abs().max() < 1e-10
+    assert (found.plan()[[1, 3]] == 0).all()
+    assert found.value[[1, 3]].isnan().all()
     assert torch.isfinite(found.f).all()
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from medalign_core.solvers.transport import host
 from medalign_core.solvers.transport.outcome import Outcome
 from medalign_core.solvers.transport.problem import Problem
 from medalign_core.solvers.transport.reduced import Reduced, is_narrow, reduce
@@ -18,7 +19,7 @@ DEVICE_BYTES = 1 << 28  # elsewhere: few launches, bounded temporaries
 def chunk_size(problem: Problem) -> int:
     """Return how many problems make a chunk."""
     _, rows, columns = problem.cost.shape
-    budget = CACHE_BYTES if problem.cost.device.type == "cpu" else DEVICE_BYTES
+    budget = CACHE_BYTES if host.may_read(problem.cost) else DEVICE_BYTES
     return max(1, budget // (rows * columns * problem.cost.element_size()))
 
 
@@ -40,7 +41,7 @@ def solve_in_chunks(problem: Problem, algorithm: Callable[[Reduced], Outcome]) -
 def _chunks(problem: Problem) -> Iterator[tuple[Tensor | slice, bool]]:
     size, count = chunk_size(problem), len(problem.cost)
     kinds: dict[bool, Tensor | None] = {False: None}
-    if problem.cost.device.type == "cpu":
+    if host.may_read(problem.cost):
         narrow = is_narrow(problem)
         share = int(narrow.sum())
         kinds = {True: None} if share == count else {False: None}

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from medalign_core.solvers.transport import host
 from medalign_core.solvers.transport.outcome import Evaluation, Outcome, Progress, settle
 from medalign_core.solvers.transport.problem import Constants
 from medalign_core.solvers.transport.reduced import (
@@ -111,7 +112,7 @@ def _next_step(reduced: Reduced, columns: Columns, a: Tensor, step: Step | None)
         return new
     slope = _slope(columns, step.direction)
     too_long = slope > OVERSHOOT * step.slope
-    if too_long.device.type == "cpu" and not bool(too_long.any()):
+    if host.may_read(too_long) and not bool(too_long.any()):
         return new
     start = _curvature(reduced.constants, step.origin, step.gram, step.direction)
     end = _curvature(reduced.constants, columns, a, step.direction)
@@ -146,7 +147,7 @@ def _newton_direction(reduced: Reduced, columns: Columns, a: Tensor) -> Tensor:
         ridge = ridge + DAMPING * (columns.c - columns.target).abs().sum(dim=1, keepdim=True)
     matrix.diagonal(dim1=1, dim2=2).add_(ridge)
     direction, info = torch.linalg.solve_ex(matrix, right)
-    if info.device.type == "cpu" and not bool(info.any()):
+    if host.may_read(info) and not bool(info.any()):
         return direction
     return torch.where((info == 0)[:, None], direction, fixed_point)  # a sweep, which always descends
 

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from medalign_core.solvers.transport import host
 from medalign_core.solvers.transport.reduced import Columns, Reduced, Rows, potentials
 from medalign_core.solvers.transport.status import Status
 
@@ -140,7 +141,7 @@ def settle(out: Outcome, progress: Progress, point: Evaluation, *, tol: float, l
         last: the iteration limit has come.
     """
     ends = progress.update(point.columns, tol=tol, iteration=point.iteration, last=last)
-    if out.f.device.type != "cpu":
+    if not host.may_read(out.f):
         for name, value in vars(point.outcome(None, tol=tol, last=last)).items():
             kept = getattr(out, name)
             kept.copy_(torch.where(ends[:, None] if value.ndim == 2 else ends, value, kept))

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from medalign_core.ops.cosine import at_least_float32
+from medalign_core.solvers.transport import host
 
 LARGEST_EXPONENT = 1e30  # of |C| / epsilon: potentials and their sums stay far from the overflow of float32
 SMALLEST_MASS, LARGEST_MASS = 1e-15, 1e15  # of a side: the product of both must be a number in float32
@@ -91,12 +92,12 @@ class Problem:
 
 
 def read_problem(
-    cost: Float[Tensor, "P M N"],
+    cost: Tensor,
     a: Tensor | None,
     b: Tensor | None,
     *,
-    valid_a: Bool[Tensor, "P M"] | None,
-    valid_b: Bool[Tensor, "P N"] | None,
+    valid_a: Tensor | None,
+    valid_b: Tensor | None,
     constants: Constants,
 ) -> Problem:
     """Return the checked problem in at least float32. Costs of masked atoms are ignored, whatever they hold.
@@ -105,11 +106,11 @@ def read_problem(
     problems are marked `failed` there.
 
     Args:
-        cost: C, any floating type.
+        cost: (P, M, N), C, any floating type.
         a: (P, M) or (M,), weights >= 0 with a positive sum; None is uniform over the valid rows with sum 1.
         b: (P, N) or (N,), likewise.
-        valid_a: True where the row exists.
-        valid_b: True where the column exists.
+        valid_a: (P, M), True where the row exists.
+        valid_b: (P, N), True where the column exists.
         constants: eps, rho_a, rho_b and the reference.
 
     Raises:
@@ -132,10 +133,10 @@ def read_problem(
     low, high = flat.amin(dim=1), flat.amax(dim=1)  # an aminmax(dim=1) is 15 times slower than the two (torch 2.13)
     problem = Problem(cost=cost, a=weights[0], b=weights[1], span=high - low, constants=constants)
     extreme = torch.maximum(high.abs(), low.abs())
-    if cost.device.type == "cpu":
+    if host.may_read(cost):
         _check(problem, extreme)
         return problem
-    return mark_failed(problem, extreme)
+    return _mark_failed(problem, extreme)
 
 
 def _read_weights(
@@ -195,7 +196,7 @@ def _has_mass(weight: Tensor, total: Tensor) -> Tensor:
     return (weight.amin(dim=1) >= 0) & (total >= SMALLEST_MASS) & (total <= LARGEST_MASS)  # False for NaN
 
 
-def mark_failed(problem: Problem, extreme: Tensor) -> Problem:
+def _mark_failed(problem: Problem, extreme: Tensor) -> Problem:
     """Replace problems without an answer by a constant cost and uniform weights, on the device."""
     totals = [weight.sum(dim=1) for weight in (problem.a, problem.b)]
     good = extreme / problem.constants.epsilon <= LARGEST_EXPONENT  # False for NaN

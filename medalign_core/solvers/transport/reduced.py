@@ -18,11 +18,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from medalign_core.solvers.transport import host
 from medalign_core.solvers.transport.problem import Constants, Problem
 
 FEW_COLUMNS = 4  # up to here a batched product with a vector is slower than the multiplications (torch 2.13, CPU)
@@ -64,7 +66,9 @@ class Reduced:
     def take(self, rows: Tensor) -> Reduced:
         """Return some of the problems."""
         kept: dict[str, Any] = {"room": self.room[: len(rows)], "constants": self.constants}
-        parts = {name: None if x is None else x[rows] for name, x in vars(self).items() if name not in kept}
+        parts: dict[str, Any] = {
+            name: None if x is None else x[rows] for name, x in vars(self).items() if name not in kept
+        }
         return Reduced(**parts, **kept)
 
 
@@ -133,7 +137,7 @@ def reduce(problem: Problem, *, narrow: bool) -> Reduced:
     cost = problem.cost.detach().transpose(1, 2).clone(memory_format=torch.contiguous_format)  # written to below
     live: Tensor | None = b > 0
     assert live is not None
-    if cost.device.type == "cpu" and bool(live.all()):
+    if host.may_read(cost) and bool(live.all()):
         live = None
     else:
         cost = torch.where(live[:, :, None], cost, torch.inf)
@@ -264,6 +268,6 @@ def potentials(
     g = constants.epsilon * x
     if constants.counting:
         f = f + constants.tau_a * constants.epsilon * torch.where(a > 0, a, 1.0).log()
-    if a.device.type == "cpu" and float(a.min()) > 0 and live is None:
+    if host.may_read(a) and float(a.min()) > 0 and live is None:
         return f, g
     return torch.where(a > 0, f, 0.0), g if live is None else torch.where(live if ends is None else live[ends], g, 0.0)

@@ -8,9 +8,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
 
+from medalign_core.solvers.transport import host
 from medalign_core.solvers.transport.backends import Solved, runs_compiled, solve_compiled, with_columns_smaller
 from medalign_core.solvers.transport.batching import solve_in_chunks
 from medalign_core.solvers.transport.gradients import PlanOfCost, ValueOfCost
@@ -30,12 +30,12 @@ DEFAULT_ITERATIONS = {"newton": (100, 16), "sinkhorn": (2000, 200), "translation
 
 def solve(
     settings: Sinkhorn,
-    cost: Float[Tensor, "P M N"],
+    cost: Tensor,
     a: Tensor | None,
     b: Tensor | None,
     *,
-    valid_a: Bool[Tensor, "P M"] | None,
-    valid_b: Bool[Tensor, "P N"] | None,
+    valid_a: Tensor | None,
+    valid_b: Tensor | None,
 ) -> Transport:
     """Solve as the settings say; see `Sinkhorn.__call__`."""
     problem = read(settings, cost, a, b, valid_a=valid_a, valid_b=valid_b)
@@ -69,7 +69,7 @@ def find_potentials(problem: Problem, settings: Sinkhorn) -> Solved:
     """Run the method on the smaller side's dual, by the compiled kernels where the settings and the problem allow."""
     tall, transposed = with_columns_smaller(problem)
     limits = DEFAULT_ITERATIONS[settings.method]
-    default = limits[0] if problem.cost.device.type == "cpu" else limits[1]
+    default = limits[0] if host.may_read(problem.cost) else limits[1]
     most = default if settings.max_iterations is None else settings.max_iterations
     with torch.no_grad():
         if runs_compiled(tall, settings):
