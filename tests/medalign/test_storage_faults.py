@@ -132,16 +132,20 @@ def random_faults(server, *, objects, reads, writes, size):
 
 def test_an_outage_of_half_the_deadline_is_survived_and_a_longer_one_ends_in_one_line(server):
     storage.write_bytes(f"{PLACE}/outage", b"data")
-    with behind_proxy(server, Rule("refuse")) as proxy, storage.patience(seconds=3.0, try_seconds=1.0):
+    with behind_proxy(server, Rule("refuse")) as proxy:
         began = time.monotonic()
-        with pytest.raises(OutageError, match=rf"^{PLACE}/outage: cannot be reached \(.*tries in [123] s\); check"):
+        with (
+            storage.patience(seconds=3.0, try_seconds=1.0),
+            pytest.raises(OutageError, match=rf"^{PLACE}/outage: cannot be reached \(.*tries in [1-4] s\); check"),
+        ):
             storage.read_bytes(f"{PLACE}/outage")
-        assert 1.5 < time.monotonic() - began < 4
-        threading.Timer(1.5, proxy.rules.clear).start()
-        assert storage.read_bytes(f"{PLACE}/outage") == b"data"
-        proxy.rules[:] = [Rule("internal")]
-        threading.Timer(1.5, proxy.rules.clear).start()
-        storage.write_bytes(f"{PLACE}/outage", b"written")
+        assert 1.5 < time.monotonic() - began < 4.5
+        with storage.patience(seconds=10.0, try_seconds=5.0):
+            threading.Timer(5.0, proxy.rules.clear).start()
+            assert storage.read_bytes(f"{PLACE}/outage") == b"data"
+            proxy.rules[:] = [Rule("internal")]
+            threading.Timer(5.0, proxy.rules.clear).start()
+            storage.write_bytes(f"{PLACE}/outage", b"written")
     assert storage.read_bytes(f"{PLACE}/outage") == b"written"
 
 
@@ -189,7 +193,7 @@ def test_a_server_that_never_answers_is_left_at_the_deadline_and_no_thread_stays
         began = time.monotonic()
         with pytest.raises(OutageError, match="no answer within"):
             act_on(f"{PLACE}/hang")[name]()
-        assert 1.0 <= time.monotonic() - began <= 3.0
+        assert 1.0 <= time.monotonic() - began <= 8.0  # 2 s, and a busy machine
         proxy.let_go()
         end = time.monotonic() + 10
         while threading.active_count() > before:
