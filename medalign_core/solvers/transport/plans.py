@@ -15,29 +15,28 @@ from medalign_core.solvers.transport.problem import Problem
 def plan_of(problem: Problem, g: Float[Tensor, "P N"]) -> Float[Tensor, "P M N"]:
     """Return T_mn = r_m p_mn (see reduced.py) from the column potentials alone.
 
-    So rows meet their equation to rounding whatever g is; a hard row side gets exactly its mass. Stored columns first:
-    the result is a transposed view. 0 where the problem failed.
+    So rows meet their equation to rounding whatever g is; a hard row side gets exactly its mass. 0 where it failed.
     """
-    count, rows, columns = problem.cost.shape
-    out = problem.cost.detach().new_empty(count, columns, rows)
+    out = problem.cost.detach().new_empty(problem.cost.shape)
     size = chunk_size(problem)
-    for start in range(0, count, size):
+    for start in range(0, len(out), size):
         at = slice(start, start + size)
-        _write_plan(problem.take(at), g[at], out[at])
+        out[at] = _plan(problem.take(at), g[at]).transpose(1, 2)
     if problem.failed is not None:
         out.masked_fill_(problem.failed[:, None, None], 0.0)
-    return out.transpose(1, 2)
+    return out
 
 
-def _write_plan(problem: Problem, g: Tensor, out: Tensor) -> None:
-    epsilon, b = problem.constants.epsilon, problem.b
+def _plan(problem: Problem, g: Tensor) -> Tensor:
+    """Return the plan of a chunk, columns first."""
+    b = problem.b
     log_beta = torch.where(b > 0, 0.0, -torch.inf) if problem.constants.counting else b.log()
-    torch.sub(g[:, :, None], problem.cost.transpose(1, 2), out=out)
-    out.div_(epsilon).add_(log_beta[:, :, None])
+    out = problem.cost.transpose(1, 2).clone(memory_format=torch.contiguous_format)
+    torch.sub(g[:, :, None], out, out=out).div_(problem.constants.epsilon).add_(log_beta[:, :, None])
     top = out.amax(dim=1)
     out.sub_(top[:, None, :]).exp_()
     s = out.sum(dim=1)
-    out.mul_((_row_mass(problem, s.log() + top) / s)[:, None, :])
+    return out.mul_((_row_mass(problem, s.log() + top) / s)[:, None, :])
 
 
 def _row_mass(problem: Problem, log_z: Tensor) -> Tensor:
@@ -91,29 +90,29 @@ def plan_backward(
     The matrix is nearly singular along 1 where both tau are near 1; that part of mu is written down in closed form,
     (1 - tau_a) sum z / ((1 - tau_a tau_b) sum c), and is free, taken as 0, where both sides are hard.
     """
-    count, rows, columns = plan.shape
-    out = plan.new_empty(count, columns, rows)
+    out = plan.new_empty(plan.shape)
     size = chunk_size(problem)
-    for start in range(0, count, size):
+    for start in range(0, len(out), size):
         at = slice(start, start + size)
-        _write_backward(problem, plan[at].transpose(1, 2), grad[at].transpose(1, 2), out[at])
-    return out.transpose(1, 2)
+        parts = (x[at].transpose(1, 2).clone(memory_format=torch.contiguous_format) for x in (plan, grad))
+        out[at] = _backward(problem, *parts).transpose(1, 2)
+    return out
 
 
-def _write_backward(problem: Problem, plan: Tensor, grad: Tensor, out: Tensor) -> None:
+def _backward(problem: Problem, plan: Tensor, grad: Tensor) -> Tensor:
+    """Return the gradient of a chunk; all three are columns first."""
     tau_a, tau_b = problem.constants.tau_a, problem.constants.tau_b
-    tiny = torch.finfo(plan.dtype).tiny
-    r = plan.sum(dim=1)  # (P, M); plan is (P, N, M) here
-    inverse = torch.where(r > tiny, 1 / r, 0.0)
-    torch.mul(grad, plan, out=out)  # Z
+    r = plan.sum(dim=1)  # (P, M)
+    inverse = torch.where(r > torch.finfo(plan.dtype).tiny, 1 / r, 0.0)
+    out = grad * plan  # Z
     z, be = out.sum(dim=1), out.sum(dim=2)
     z_inverse = z * inverse
-    right = be - tau_a * torch.bmm(plan, z_inverse[:, :, None])[:, :, 0]
     gram = torch.bmm(torch.mul(plan, inverse[:, None, :], out=out), plan.transpose(1, 2))
+    right = be - tau_a * torch.linalg.vecdot(plan, z_inverse[:, None, :])
     mu = _solve(problem, gram, right, total=z.sum(dim=1, keepdim=True))
     rows = tau_a * (z_inverse - tau_b * inverse * torch.bmm(mu[:, None, :], plan)[:, 0])
     torch.sub(rows[:, None, :], grad, out=out)
-    out.add_(tau_b * mu[:, :, None]).mul_(plan).div_(problem.constants.epsilon)
+    return out.add_(tau_b * mu[:, :, None]).mul_(plan).div_(problem.constants.epsilon)
 
 
 def _solve(problem: Problem, gram: Tensor, right: Tensor, *, total: Tensor) -> Tensor:

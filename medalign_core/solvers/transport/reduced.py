@@ -5,10 +5,11 @@ With x = g / eps and reference weights alpha, beta (a, b, or 1 for the counting 
     f_m = tau_a eps (log(a_m / alpha_m) - log Z_m),   r_m = a_m e^{-f_m / rho_a} (row masses),   T_mn = r_m p_mn.
 What remains is convex in x, with gradient c - b e^{-g / rho_b}, c = T' 1 = p' r.
 
-Three things keep it exact at small epsilon and large rho in float32. The row minimum of C is subtracted before any exp
-and added back to f, so every row of the kernel has a 1 in it. Row and column masses are kept as a log mass and a
-distribution that sums to 1, so a mass of e^{-300} is no zero. And the common shift x + k, along which Sinkhorn is slow
-and Newton's matrix is nearly singular, is solved in closed form (Sejourne et al. 2022, translation invariance):
+Four things keep it exact at small epsilon and large rho in float32. The row minimum of C is subtracted before any exp
+and added back to f, so every row of the kernel has a 1 in it. Where x moves far the kernel absorbs it (Schmitzer 2019),
+so every row still has one. Row and column masses are kept as a log mass and a distribution that sums to 1, so a mass of
+e^{-300} is no zero. And the common shift x + k, along which Sinkhorn is slow and Newton's matrix is nearly singular, is
+solved in closed form (translation invariance: Sejourne, Vialard and Peyre 2022):
     R e^{k / (rho_a + eps)} = B e^{-k / rho_b},   R = sum_m r_m,   B = sum_n b_n e^{-g_n / rho_b}.
 
 Arrays are (P, N, M), columns first: reductions over N then run along contiguous memory.
@@ -28,7 +29,7 @@ from medalign_core.solvers.transport import host
 from medalign_core.solvers.transport.problem import Constants, Problem
 
 FEW_COLUMNS = 4  # up to here a batched product with a vector is slower than the multiplications (torch 2.13, CPU)
-KERNEL_SPAN = 40.0  # e^{-2 span} is still a normal float32
+KERNEL_SPAN = 40.0  # in units of the exponent: e^{-2 span} is still a normal float32
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,15 @@ class Reduced:
     """A chunk of problems, ready to be evaluated.
 
     Attributes:
-        exponent: -(C - min_n C) / eps, -inf in columns without weight; None where `kernel` stands for it.
-        kernel: its exp, None where costs span too much for it; then every evaluation takes its own exp.
+        exponent: E = -(C - min_n C) / eps, -inf in columns without weight; None for narrow problems.
+        kernel: exp(E + absorbed - peak); None where the host may not look at x to see whether it still holds: there
+            every evaluation takes its own exp.
+        absorbed: the x that the kernel has absorbed, 0 at first and always for narrow problems.
+        peak: max_n (E + absorbed).
         row_low: min_n C, over live columns.
-        row_log: log r_m less slack_a log Z_m, less row_top.
-        row_top: its largest, so that row_log <= 0.
-        row_weight: exp(row_log), where there is a kernel or rows are hard.
+        row_log: log r_m less slack_a log Z_m.
+        row_top: the largest of row_log + slack_a peak.
+        row_weight: exp of that less row_top; None where rows are soft and there is no kernel.
         log_b: log b, 0 in columns without weight.
         log_beta: log of the reference weight, -inf in columns without weight.
         live: columns with weight; None where all have.
@@ -52,6 +56,8 @@ class Reduced:
 
     exponent: Float[Tensor, "P N M"] | None
     kernel: Float[Tensor, "P N M"] | None
+    absorbed: Float[Tensor, "P N"]
+    peak: Float[Tensor, "P M"]
     row_low: Float[Tensor, "P M"]
     row_log: Float[Tensor, "P M"]
     row_top: Float[Tensor, "P 1"]
@@ -149,14 +155,16 @@ def reduce(problem: Problem, *, narrow: bool) -> Reduced:
     if not math.isinf(constants.rho_a):
         row_log = row_log - row_low / (constants.rho_a + constants.epsilon)
     row_top = row_log.amax(dim=1, keepdim=True)
-    row_log = row_log - row_top
+    keeps_kernel = narrow or host.may_read(cost)
     return Reduced(
         exponent=None if narrow else exponent,
-        kernel=exponent.exp_() if narrow else None,
+        kernel=exponent.exp_() if narrow else exponent.exp() if keeps_kernel else None,
+        absorbed=torch.zeros_like(log_b),
+        peak=row_low.new_zeros(1, 1).expand_as(row_low) if narrow else torch.zeros_like(row_low),
         row_low=row_low,
         row_log=row_log,
         row_top=row_top,
-        row_weight=row_log.exp() if narrow or math.isinf(constants.rho_a) else None,
+        row_weight=(row_log - row_top).exp() if keeps_kernel or math.isinf(constants.rho_a) else None,
         log_b=log_b,
         log_beta=log_beta if live is None else torch.where(live, log_beta, -torch.inf),
         live=live,
@@ -174,14 +182,24 @@ def _log(weight: Tensor) -> Tensor:
 
 def evaluate_rows(reduced: Reduced, x: Float[Tensor, "P N"]) -> Rows:
     """Return the row side at x; one pass over the kernel, two with an exp of its own."""
-    logits, slack = reduced.log_beta + x, reduced.constants.slack_a
-    if reduced.kernel is not None:
-        top = logits.amax(dim=1, keepdim=True)
-        q, v = reduced.kernel, (logits - top).exp()  # v <= 1, so s >= min of the kernel: no over- or underflow
-        s = _weighted_sum(q, v, reduced.room)
-        assert reduced.row_weight is not None
-        weight = s.log().mul_(slack - 2).exp_().mul_(reduced.row_weight)
-        return Rows(q, v, s, top, weight, torch.add(reduced.row_top, top, alpha=slack))
+    slack = reduced.constants.slack_a
+    if reduced.kernel is None:
+        return _evaluate_without_kernel(reduced, reduced.log_beta + x)
+    if reduced.exponent is not None:
+        _absorb(reduced, x)
+        logits = reduced.log_beta + (x - reduced.absorbed)
+    else:
+        logits = reduced.log_beta + x
+    top = logits.amax(dim=1, keepdim=True)
+    q, v = reduced.kernel, (logits - top).exp()  # v <= 1 and s >= e^{-KERNEL_SPAN}: no over- or underflow
+    s = _weighted_sum(q, v, reduced.room)
+    assert reduced.row_weight is not None
+    weight = s.log().mul_(slack - 2).exp_().mul_(reduced.row_weight)
+    log_scale = torch.add(reduced.row_top, top, alpha=slack)
+    return Rows(q, v, s, top if reduced.exponent is None else top + reduced.peak, weight, log_scale)
+
+
+def _evaluate_without_kernel(reduced: Reduced, logits: Tensor) -> Rows:
     assert reduced.exponent is not None
     q = torch.add(reduced.exponent, logits[:, :, None], out=reduced.room)
     top = q.amax(dim=1)
@@ -189,10 +207,28 @@ def evaluate_rows(reduced: Reduced, x: Float[Tensor, "P N"]) -> Rows:
     s = q.sum(dim=1)  # >= 1
     if reduced.row_weight is not None:
         return Rows(q, None, s, top, reduced.row_weight / s.square(), reduced.row_top)
-    log_r = torch.add(reduced.row_log, s.log() + top, alpha=slack)
+    log_r = torch.add(reduced.row_log, s.log() + top, alpha=reduced.constants.slack_a)
     most = log_r.amax(dim=1, keepdim=True)
     weight = log_r.sub_(most).exp_().div_(s.square())
-    return Rows(q, None, s, top, weight, reduced.row_top + most)
+    return Rows(q, None, s, top, weight, most)
+
+
+def _absorb(reduced: Reduced, x: Tensor) -> None:
+    """Take the kernels again, in place, of problems whose x has moved too far from what theirs have absorbed."""
+    moved = x - reduced.absorbed
+    far = (moved.amax(dim=1) - moved.amin(dim=1)) > KERNEL_SPAN
+    if not bool(far.any()):
+        return
+    assert reduced.exponent is not None
+    assert reduced.kernel is not None
+    assert reduced.row_weight is not None
+    exponent = reduced.exponent[far] + x[far][:, :, None]
+    peak = exponent.amax(dim=1)
+    row_log = torch.add(reduced.row_log[far], peak, alpha=reduced.constants.slack_a)
+    row_top = row_log.amax(dim=1, keepdim=True)
+    reduced.kernel[far] = exponent.sub_(peak[:, None, :]).exp_()
+    reduced.absorbed[far], reduced.peak[far], reduced.row_top[far] = x[far], peak, row_top
+    reduced.row_weight[far] = (row_log - row_top).exp()
 
 
 def _weighted_sum(q: Tensor, v: Tensor, room: Tensor) -> Tensor:
