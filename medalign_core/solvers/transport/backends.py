@@ -11,9 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from medalign_core.solvers.transport.outcome import Outcome
+from medalign_core.solvers.transport.outcome import MARGIN, Outcome
 from medalign_core.solvers.transport.plans import plan_backward, plan_of
 from medalign_core.solvers.transport.problem import Problem
+from medalign_core.solvers.transport.status import Status
 
 if TYPE_CHECKING:
     from medalign_core.solvers.sinkhorn import Sinkhorn
@@ -110,11 +111,12 @@ def solve_compiled(tall: Problem, *, tol: float, max_iterations: int) -> Outcome
         epsilon=constants.epsilon,
         rho_a=constants.rho_a,
         rho_b=constants.rho_b,
-        tol=tol,
+        tol=MARGIN * tol,
         max_iterations=max_iterations,
         threads=torch.get_num_threads(),
     )
-    return Outcome(*(torch.from_numpy(x) for x in (f, g, residual, iterations, status)))
+    status = np.where((residual <= tol) & (status != Status.FAILED), int(Status.CONVERGED), status)
+    return Outcome(*(torch.from_numpy(x) for x in (f, g, residual, iterations, status.astype(np.int32))))
 
 
 def _plan(solved: Solved) -> Float[Tensor, "P M N"]:
