@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from medalign.checkpoint.source import WEIGHT
 from medalign.errors import CheckpointError
 from medalign.training.contract import StepOutcome
+from medalign.training.guarded_steps import GuardedSteps
 from medalign.training.running_statistics import RunningStatistics
 
 PIECE = 1 << 18  # numbers of a rank's part that are gathered at once
@@ -45,7 +46,7 @@ class Engine:
         clip: float,
     ) -> None:
         deepspeed = _deepspeed()
-        self._guard = _Guard(optimizer, clip) if zero_stage == 0 else None
+        self._guard = GuardedSteps(optimizer, clip) if zero_stage == 0 else None
         self._basic, self._is_linked = optimizer, False
         self._stage = zero_stage
         config: dict[str, Any] = {
@@ -274,28 +275,6 @@ def end_process_group() -> None:
         comm.destroy_process_group()
     else:  # no engine was built
         dist.destroy_process_group()
-
-
-class _Guard:
-    """Clips and checks plain fp32 gradients at ZeRO stage 0, where DeepSpeed itself would step on a NaN."""
-
-    def __init__(self, optimizer: torch.optim.Optimizer, clip: float) -> None:
-        self.applied, self.norm = True, math.nan
-        self._optimizer, self._clip, self._step = optimizer, clip, optimizer.step
-        optimizer.step = self._guarded  # type: ignore[method-assign, assignment]
-
-    def _guarded(self, closure: None = None) -> None:
-        gradients = [p.grad for group in self._optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        self.norm = float(norm)
-        self.applied = math.isfinite(self.norm)
-        if not self.applied:
-            return
-        if self._clip > 0:
-            torch.nn.utils.clip_grads_with_norm_(
-                [p for group in self._optimizer.param_groups for p in group["params"]], self._clip, norm
-            )
-        self._step()
 
 
 def _deepspeed() -> Any:
