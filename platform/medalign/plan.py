@@ -8,7 +8,9 @@ from typing import Any
 
 from medalign.data import manifest
 from medalign.data.batches import BatchStream
+from medalign.data.mixture import Mixture
 from medalign.data.order import Order
+from medalign.data.quarantine import Holes
 from medalign.data.reader import RowSource
 from medalign.data.settings import Data
 from medalign.errors import PlanError
@@ -36,6 +38,10 @@ class RunPlan:
     graphs_per_step: int | None
     contents: Mapping[str, str] = field(default_factory=dict)
 
+    def holes(self, run: str) -> Holes:
+        """Return what takes note of the rows that a run at `run` cannot read, and knows their budget."""
+        return Holes(run, rows=self.stream.order.rows, max_share=self.stream.data.max_bad_share)
+
     def describe(self) -> dict[str, int | float | str]:
         """Return the plan as lines of (name, value), for people."""
         order, world = self.stream.order, self.stream.world
@@ -50,6 +56,7 @@ class RunPlan:
             "total steps": self.total_steps,
             "epochs": round(self.total_steps / order.steps_per_epoch, 2),
             "rows shuffled together": order.window_steps * order.global_batch,
+            "corpora": len(order.mixture.parts) if order.mixture else None,
             "graphs per step": self.graphs_per_step,
             "validation micro-batches": self.validation_batches or None,
         }
@@ -64,13 +71,16 @@ def plan_run(*, seed: int, data: Data, train: Train, objective: Any) -> RunPlan:
         PlanError: the corpus is too small for a step, or for a validation micro-batch.
     """
     splits = tuple(dict.fromkeys(("train", *data.allow_splits)))
-    source = RowSource.open(data.corpus, splits)
+    parts = data.parts
+    source = RowSource.open_all([part.uri for part in parts], splits, on_damage=data.on_damage)
+    mixture = Mixture(tuple(part.weight for part in parts), source.parts) if data.mixture is not None else None
     order = Order(
         seed=seed,
         row_groups=source.sizes,
         micro_batch=train.micro_batch,
         global_batch=train.global_batch,
         shuffle_rows=data.shuffle_rows,
+        mixture=mixture,
     )
     total = train.steps or (train.epochs or 0) * order.steps_per_epoch
     stream = BatchStream(order, source, data, max(1, train.workers))
@@ -87,13 +97,19 @@ def plan_run(*, seed: int, data: Data, train: Train, objective: Any) -> RunPlan:
 
 
 def _contents(data: Data, splits: tuple[str, ...]) -> dict[str, str]:
-    corpus = manifest.read(data.corpus)
-    return {split: corpus.content(split) for split in dict.fromkeys(splits)}
+    """Return a hash of the rows of each split; in a mixture, of each split of each corpus."""
+    found: dict[str, str] = {}
+    for number, part in enumerate(data.parts):
+        corpus = manifest.read(part.uri)
+        of_part = "" if data.mixture is None else f" of data.mixture.{number}"
+        found |= {f"{split}{of_part}": corpus.content(split) for split in dict.fromkeys(splits)}
+    return found
 
 
 def _validation(stream: BatchStream, train: Train, objective: Any) -> tuple[BatchStream, int]:
     """Return the stream of validation: micro-batches as large as training's, or as the split allows."""
-    source = RowSource.open(stream.data.corpus, (train.validation_split,))
+    source = RowSource.open(stream.data.parts[0].uri, (train.validation_split,), on_damage=stream.data.on_damage)
+    source = replace(source, classes=stream.source.classes)  # those of the whole mixture
     rows, size = sum(source.sizes), train.micro_batch
     while size > rows or not _accepts(objective, size):
         size -= 1
@@ -108,6 +124,7 @@ def _validation(stream: BatchStream, train: Train, objective: Any) -> tuple[Batc
         row_groups=source.sizes,
         micro_batch=size,
         global_batch=size,
+        mixture=None,
     )
     return BatchStream(order, source, stream.data, 1), min(train.validation_batches, order.steps_per_epoch)
 

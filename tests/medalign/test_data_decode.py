@@ -8,11 +8,8 @@ import torch
 from drawn_images import bomb, encoded, pixels
 from PIL import Image
 
-from medalign.data.batches import BatchStream
-from medalign.data.decode import augment, decode_image, open_image
-from medalign.data.order import Order
-from medalign.data.reader import RowSource
-from medalign.data.settings import Data, Views
+from medalign.data.decode import Decoder, augment, decode_image, open_image
+from medalign.data.settings import Views
 from medalign_core.ops.location import location_grid
 
 GEOMETRY = Views(jitter=0.0, grey=0.0, blur=0.0)
@@ -141,13 +138,13 @@ def test_broken_rows_are_holes_that_shift_nobody() -> None:
 
     whole = [encoded(pixels(n, size=(40, 40), channels=3)) for n in range(6)]
     torn = [whole[0], bomb(), whole[2], whole[3][:60], b"", whole[5]]
-    order = Order(seed=1, row_groups=(6,), micro_batch=6, global_batch=6, shuffle_rows=6)
-    stream = BatchStream(order, RowSource(("x",), ((0, 0, 6),), ()), Data(corpus="x", image_size=32), 1)
+    decode = Decoder(seed=1, size=32, views=Views())
 
     def decoded(images: list[bytes | None]) -> dict[str, np.ndarray]:
-        names = {"row": np.arange(6) + 40, "label": np.arange(6) - 1, "step": np.zeros(6, int)}
+        names = {"id": [f"row-{n}" for n in range(6)], "row": np.arange(6) + 40, "label": np.arange(6) - 1}
+        names |= {"step": np.zeros(6, int)}
         names |= {"index": np.zeros(6, int), "epoch": np.full(6, 2)}
-        return stream.decode(pa.table({"image": pa.array(images, pa.binary()), **names}))
+        return decode(pa.table({"image": pa.array(images, pa.binary()), **names}))
 
     clean, holed = decoded(whole), decoded(torn)
     assert clean["valid"].all()
@@ -156,6 +153,12 @@ def test_broken_rows_are_holes_that_shift_nobody() -> None:
         assert np.array_equal(holed[name][holed["valid"]], clean[name][holed["valid"]]), name
     assert np.array_equal(holed["images"][1], clean["images"][0])  # never a blank picture beside real ones
     assert np.array_equal(holed["row"], clean["row"])
+    assert holed["id"].tolist() == [f"row-{n}" for n in range(6)]
+    reasons = [
+        *("", "more than 64000000 pixels", ""),
+        *("not a whole image (OSError)", "empty", ""),
+    ]
+    assert holed["reason"].tolist() == reasons
     assert not decoded([None] * 6)["valid"].any()
 
 

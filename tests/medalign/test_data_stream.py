@@ -122,7 +122,7 @@ class Shuffled:
 
     def __init__(self, stream: BatchStream, order: list[int]) -> None:
         (window,) = stream.order.windows(0, 2)
-        blocks = [stream.decode(block) for block in stream.read_window(window)]
+        blocks = [stream.decoder(block) for block in stream.read_window(window)]
         self._blocks = [blocks[place] for place in order]
 
     def iter_batches(self, **_: object) -> Iterator[dict[str, np.ndarray]]:

@@ -6,21 +6,22 @@ a block can tell whether it is the one due.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from medalign.data.decode import augment, open_image
+from medalign.data.decode import Decoder
 from medalign.data.order import Order, Slot, Window
+from medalign.data.quarantine import Holes
 from medalign.data.reader import RowSource
 from medalign.data.settings import Data
 from medalign.errors import OrderError
 from medalign_core.types import DrawKey, ImageBatch
 
-VIEWS = 2
+Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -39,67 +40,54 @@ class BatchStream:
     data: Data
     world: int
 
+    @property
+    def decoder(self) -> Decoder:
+        """What decodes a block: it knows neither order nor corpus, so it travels light."""
+        return Decoder(seed=self.order.seed, size=self.data.image_size, views=self.data.views)
+
     def read_window(self, window: Window) -> Iterator[pa.Table]:
-        """Yield the blocks of a window's slots, in the order they are dealt."""
-        rows = np.concatenate([self.order.step_rows(step) for step in range(window.start, window.stop)])
-        table = self.source.take(rows)
-        labels = self.source.label_index(table["label"])
+        """Yield the blocks of a window's slots, in the order they are dealt; a padding block has rows -1."""
         size = self.order.micro_batch
-        for step in range(window.start, window.stop):
-            first = (step - window.start) * self.order.global_batch
-            for slot in self.order.slots(step, self.world):
-                low = first + slot.index * size
-                part = slice(low, low + size)
-                images = [None] * size if slot.padding else table["image"][part].to_pylist()
-                yield self._block(slot, images, rows[part], labels[part])
-
-    def _block(self, slot: Slot, images: list[bytes | None], rows: np.ndarray, labels: np.ndarray) -> pa.Table:
-        size = self.order.micro_batch
-        missing = np.full(size, -1, dtype=np.int64)
-        return pa.table(
+        slots = [
+            (step, slot) for step in range(window.start, window.stop) for slot in self.order.slots(step, self.world)
+        ]
+        places = np.concatenate([self._places(window, step, slot) for step, slot in slots])
+        is_there = places >= 0
+        rows, epochs = (np.where(is_there, of_window[places], -1) for of_window in self._samples(window))
+        table = self.source.take(rows, ("id", "image", "label"))
+        whole = pa.table(
             {
-                "image": pa.array(images, pa.binary()),
-                "row": missing if slot.padding else rows,
-                "label": missing if slot.padding else labels,
-                "step": np.full(size, slot.step, dtype=np.int64),
-                "index": np.full(size, slot.index, dtype=np.int64),
-                "epoch": np.full(size, self.order.epoch_of(slot.step), dtype=np.int64),
+                "id": table["id"],
+                "image": table["image"],
+                "row": rows,
+                "label": np.where(is_there, self.source.label_index(table["label"]), -1),
+                "step": np.repeat([step for step, _ in slots], size),
+                "index": np.repeat([slot.index for _, slot in slots], size),
+                "epoch": epochs,
             }
-        )
+        ).combine_chunks()
+        for number in range(len(slots)):
+            yield whole.slice(number * size, size)
 
-    def decode(self, block: pa.Table) -> dict[str, np.ndarray]:
-        """Return a block's views as arrays; a row that cannot be decoded becomes a hole, the others keep their place.
+    def _samples(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
+        steps = range(window.start, window.stop)
+        rows = np.concatenate([self.order.step_rows(step) for step in steps])
+        return rows, np.concatenate([self.order.step_epochs(step) for step in steps])
 
-        A hole carries the pixels of the block's first good row, so that batch statistics never see a blank image.
-        """
-        size, side = len(block), self.data.image_size
-        images = np.zeros((size, VIEWS, 3, side, side), dtype=np.uint8)
-        boxes = np.tile(np.array([0, 0, 1, 1], dtype=np.float32), (size, VIEWS, 1))
-        flipped = np.zeros((size, VIEWS), dtype=bool)
-        valid = np.zeros(size, dtype=bool)
-        rows, epochs = block["row"].to_numpy(), block["epoch"].to_numpy()
-        for place, data in enumerate(block["image"].to_pylist()):
-            if data is None:
-                continue
-            try:
-                image = open_image(data)
-            except ValueError:
-                continue
-            for v in range(VIEWS):
-                key = (self.order.seed, "view", int(epochs[place]), int(rows[place]), v)
-                view = augment(image, side, self.data.views, key=key)
-                images[place, v], boxes[place, v], flipped[place, v] = view
-            valid[place] = True
-        if valid.any() and not valid.all():
-            images[~valid] = images[np.argmax(valid)]
-        places = {name: block[name].to_numpy() for name in ("row", "label", "step", "index")}
-        return {"images": images, "boxes": boxes, "flipped": flipped, "valid": valid, **places}
+    def _places(self, window: Window, step: int, slot: Slot) -> np.ndarray:
+        """Return where a slot's rows are among its window's, -1 for padding."""
+        size = self.order.micro_batch
+        if slot.padding:
+            return np.full(size, -1)
+        first = (step - window.start) * self.order.global_batch + slot.index * size
+        return np.arange(first, first + size)
 
-    def batch(self, arrays: dict[str, np.ndarray], due: Slot) -> ImageBatch:
-        """Return the ImageBatch of decoded arrays.
+    def batch(self, arrays: Arrays, due: Slot, holes: Holes | None = None) -> ImageBatch:
+        """Return the ImageBatch of decoded arrays; its holes are written down first.
 
         Raises:
             OrderError: it is not the micro-batch that is due.
+            QuarantineError: more bad rows than the budget allows.
         """
         seen = (int(arrays["step"][0]), int(arrays["index"][0]))
         if seen != (due.step, due.index) or len(arrays["row"]) != self.order.micro_batch:
@@ -107,6 +95,8 @@ class BatchStream:
                 f"micro-batch (step {seen[0]}, index {seen[1]}) arrived where (step {due.step}, index {due.index})"
                 f" is due, with {len(arrays['row'])} rows."
             )
+        if holes is not None and not due.padding and not arrays["valid"].all():
+            holes.see(arrays, step=due.step)
         return ImageBatch(
             images=torch.from_numpy(np.array(arrays["images"])),
             boxes=torch.from_numpy(np.array(arrays["boxes"], dtype=np.float32)),
@@ -123,10 +113,11 @@ class BatchStream:
         for step in range(start, stop):
             yield from self.order.slots(step, self.world)[rank :: self.world]
 
-    def plain(self, rank: int, *, start: int, stop: int) -> Iterator[ImageBatch]:
+    def plain(self, rank: int, *, start: int, stop: int, holes: Holes | None = None) -> Iterator[ImageBatch]:
         """Yield one rank's micro-batches without Ray: the oracle of the stream, and what in-process training uses."""
         due = self.due(rank, start=start, stop=stop)
+        decode: Callable[[pa.Table], Arrays] = self.decoder
         for window in self.order.windows(start, stop):
             for q, block in enumerate(self.read_window(window)):
                 if q % self.world == rank:
-                    yield self.batch(self.decode(block), next(due))
+                    yield self.batch(decode(block), next(due), holes)

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageEnhance, ImageFilter
+import pyarrow as pa
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps, UnidentifiedImageError
 
+from medalign.data import images
 from medalign.data.settings import Views
 from medalign_core.ops.draws import draw_seed
 
 FORMATS = ("PNG", "JPEG")
+VIEWS = 2
 
 
 class View(NamedTuple):
@@ -23,16 +29,81 @@ class View(NamedTuple):
     flipped: bool
 
 
-def open_image(data: bytes) -> Image.Image:
+@dataclass(frozen=True)
+class Decoder:
+    """Turns blocks of encoded rows into arrays of views.
+
+    Attributes:
+        seed: the run's seed, which every draw is keyed by, with the row and its epoch.
+        size: side of a view in pixels.
+        views: how an image becomes views.
+    """
+
+    seed: int
+    size: int
+    views: Views
+
+    def __call__(self, block: pa.Table) -> dict[str, np.ndarray]:
+        """Return a block's views; a row that cannot be decoded becomes a hole, the others keep their place.
+
+        A hole carries the pixels of the block's first good row, so that batch statistics never see a blank image; its
+        `reason` says what is wrong with it.
+        """
+        count, side = len(block), self.size
+        pixels = np.zeros((count, VIEWS, 3, side, side), dtype=np.uint8)
+        boxes = np.tile(np.array([0, 0, 1, 1], dtype=np.float32), (count, VIEWS, 1))
+        flipped = np.zeros((count, VIEWS), dtype=bool)
+        valid = np.zeros(count, dtype=bool)
+        reasons = [""] * count
+        rows, epochs = block["row"].to_numpy(), block["epoch"].to_numpy()
+        for place, data in enumerate(block["image"]):
+            try:
+                image = open_image(data.as_buffer()) if data.is_valid else None
+            except ValueError as error:
+                reasons[place] = str(error)
+                continue
+            if image is None:
+                reasons[place] = "" if rows[place] < 0 else "its shard is damaged"
+                continue
+            for v in range(VIEWS):
+                key = (self.seed, "view", int(epochs[place]), int(rows[place]), v)
+                pixels[place, v], boxes[place, v], flipped[place, v] = augment(image, side, self.views, key=key)
+            valid[place] = True
+        if valid.any() and not valid.all():
+            pixels[~valid] = pixels[np.argmax(valid)]
+        known = {name: block[name].to_numpy() for name in ("row", "label", "step", "index")}
+        views = {"images": pixels, "boxes": boxes, "flipped": flipped, "valid": valid}
+        return {**views, **known, **_text(id=block["id"].to_pylist(), reason=reasons)}
+
+
+def open_image(data: bytes | pa.Buffer) -> Image.Image:
     """Return the RGB image of a corpus row.
 
+    The size in the header is checked before any pixel is decoded. A corpus holds upright 8-bit grey and RGB; what else
+    a PNG or a JPEG may be (CMYK, 16-bit, a palette, alpha, the first frame of an animation, turned by its EXIF) is
+    brought to that as `medalign data prepare` does it.
+
     Raises:
-        ValueError: the bytes are not a whole PNG or JPEG image.
+        ValueError: the bytes are not a whole PNG or JPEG image, or one of more pixels than a corpus may hold.
     """
+    if not len(data):
+        raise ValueError("empty")
     try:
-        return Image.open(io.BytesIO(data), formats=FORMATS).convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # what Pillow raises for broken bytes
-        raise ValueError(f"not a whole image ({error})") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own cap is an error, below
+            image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+        if image.width * image.height > images.MAX_PIXELS:
+            raise ValueError(f"{image.width} x {image.height} pixels, more than {images.MAX_PIXELS}")
+        image.load()
+        if "exif" in image.info:
+            image = ImageOps.exif_transpose(image)
+        return image.convert("RGB") if image.mode in ("L", "RGB") else images.normalise(image).convert("RGB")
+    except UnidentifiedImageError as error:  # its text has the address of the buffer
+        raise ValueError("not a PNG or a JPEG") from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"more than {images.MAX_PIXELS} pixels") from error
+    except (OSError, SyntaxError) as error:  # what Pillow raises for broken bytes
+        raise ValueError(f"not a whole image ({type(error).__name__})") from error
 
 
 def decode_image(data: bytes, size: int) -> np.ndarray:
@@ -108,3 +179,8 @@ def _turn_hue(view: Image.Image, share: float) -> Image.Image:
 
 def _pixels(image: Image.Image) -> np.ndarray:
     return np.ascontiguousarray(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1))
+
+
+def _text(**columns: Sequence[str | None]) -> dict[str, np.ndarray]:
+    """Return columns of text as arrays of objects, which become plain string columns of a block."""
+    return {name: np.array([value or "" for value in values], dtype=object) for name, values in columns.items()}

@@ -76,7 +76,7 @@ def run(plan: Plan) -> Iterator[Record]:
             raw = json.loads(row["record"])
             if (raw["start"], raw["stop"]) != (start, min(start + plan.shard_rows, len(plan.ids))):
                 raise MedAlignError(f"a shard of items {raw['start']} to {raw['stop']} where {start} was due.")
-            shard = raw["shard"] and Shard(**{**raw["shard"], "row_groups": tuple(raw["shard"]["row_groups"])})
+            shard = raw["shard"] and Shard.parse(raw["shard"])
             yield Record(shard=shard, failed=tuple((position, reason) for position, reason in raw["failed"]))
     except RayError as error:
         raise cluster.own_error(error, doing=f"preparing {plan.split}") from error

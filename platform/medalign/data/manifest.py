@@ -11,7 +11,8 @@ import pyarrow as pa
 from medalign import storage
 from medalign.errors import CorpusError
 
-SCHEMA_VERSION = "medalign.corpus/1"
+SCHEMA_VERSION = "medalign.corpus/2"
+READABLE = ("medalign.corpus/1", SCHEMA_VERSION)  # the first knew no `ranges`
 FILE_NAME = "manifest.json"
 
 BOX = pa.struct([("label", pa.string())] + [(name, pa.float32()) for name in ("left", "top", "right", "bottom")])
@@ -34,13 +35,33 @@ COLUMNS = pa.schema(
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """One Parquet file: `row_groups` holds the number of rows of each row group."""
+    """One Parquet file.
+
+    Attributes:
+        path: within the corpus.
+        rows, bytes: how many it has.
+        row_groups: the number of rows of each row group.
+        sha256: of the file.
+        ranges: (offset, length, sha256) of the bytes of each row group, in order, then of everything behind the last
+            one, so that a reader can check just what it reads. Empty in a corpus of schema 1.
+    """
 
     path: str
     rows: int
     row_groups: tuple[int, ...]
     bytes: int
     sha256: str
+    ranges: tuple[tuple[int, int, str], ...] = ()
+
+    @staticmethod
+    def parse(raw: dict) -> Shard:
+        """Return the shard of its JSON object.
+
+        Raises:
+            KeyError, TypeError: it lacks a key or has an unknown one.
+        """
+        ranges = tuple((int(low), int(size), str(digest)) for low, size, digest in raw.get("ranges", ()))
+        return Shard(**{**raw, "row_groups": tuple(raw["row_groups"]), "ranges": ranges})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,13 +130,12 @@ def read(uri: str) -> Manifest:
     except ValueError as error:
         raise CorpusError(f"{where}: not a JSON manifest ({error}); prepare the corpus again.") from error
     version = raw.get("schema") if isinstance(raw, dict) else None
-    if version != SCHEMA_VERSION:
-        raise CorpusError(
-            f"{where}: schema {version!r}, this release reads {SCHEMA_VERSION!r}; prepare the corpus again."
-        )
+    if version not in READABLE:
+        known = " and ".join(map(repr, READABLE))
+        raise CorpusError(f"{where}: schema {version!r}, this release reads {known}; prepare the corpus again.")
     try:
         return _parse(raw)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise CorpusError(f"{where}: incomplete manifest ({error}); prepare the corpus again.") from error
 
 
@@ -125,7 +145,7 @@ def _parse(raw: dict) -> Manifest:
             rows=split["rows"],
             groups=split["groups"],
             classes=split["classes"],
-            shards=tuple(Shard(**{**shard, "row_groups": tuple(shard["row_groups"])}) for shard in split["shards"]),
+            shards=tuple(Shard.parse(shard) for shard in split["shards"]),
         )
         for name, split in raw["splits"].items()
     }

@@ -5,6 +5,9 @@ the rows of each window. The rows left over after the last whole step of an epoc
 are other rows in the next one). A step is `global_batch` rows: `global_batch / micro_batch` micro-batches of fixed
 content. With W workers, worker r computes micro-batches r, r + W, ...; where they do not divide, padding micro-batches
 of weight 0 fill the last turn.
+
+With a mixture (mixture.py) the positions of an epoch run on from those of the epoch before it, and the mixture says
+which corpus and which of its rows a position is; windows and steps are the same.
 """
 
 from __future__ import annotations
@@ -15,8 +18,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from medalign.data.mixture import Mixture
+from medalign.data.permuting import line_rows, permutation
 from medalign.errors import PlanError
-from medalign_core.ops.draws import draw_seed
 
 
 class Window(NamedTuple):
@@ -45,6 +49,7 @@ class Order:
         micro_batch: rows of one forward.
         global_batch: rows of one step.
         shuffle_rows: rows permuted together (rounded to whole steps, at least one).
+        mixture: how several corpora share the positions; None for one corpus.
 
     Raises:
         PlanError: the batches do not divide, or the corpus is smaller than one step.
@@ -55,6 +60,7 @@ class Order:
     micro_batch: int
     global_batch: int
     shuffle_rows: int
+    mixture: Mixture | None = None
 
     def __post_init__(self) -> None:
         if self.global_batch % self.micro_batch:
@@ -104,10 +110,16 @@ class Order:
 
     def step_rows(self, step: int) -> np.ndarray:
         """Return the row numbers of one global step, (global_batch,) int64: micro-batch m is the m-th equal part."""
+        return self._of_step(step, 0)
+
+    def step_epochs(self, step: int) -> np.ndarray:
+        """Return how often each row of a step was drawn before, (global_batch,) int64: what its views are keyed by."""
+        return self._of_step(step, 1)
+
+    def _of_step(self, step: int, which: int) -> np.ndarray:
         epoch, within = divmod(step, self.steps_per_epoch)
         number, place = divmod(within, self.window_steps)
-        rows = _window_rows(self, epoch, number)
-        return rows[place * self.global_batch : (place + 1) * self.global_batch]
+        return _window(self, epoch, number)[which][place * self.global_batch : (place + 1) * self.global_batch]
 
     def slots(self, step: int, world: int) -> list[Slot]:
         """Return the slots of a step in the order they are dealt: slot q goes to worker q mod `world`.
@@ -118,35 +130,30 @@ class Order:
         if world > self.micro_batches:
             raise PlanError(
                 f"train.workers={world} exceeds the {self.micro_batches} micro-batches of a step; lower it or"
-                " raise train.global_batch."
+                f" raise train.global_batch. {describe_worlds(self.micro_batches)}"
             )
         turns = -(-self.micro_batches // world)
         return [Slot(step, q, q >= self.micro_batches) for q in range(turns * world)]
 
 
 @lru_cache(maxsize=8)
-def _window_rows(order: Order, epoch: int, number: int) -> np.ndarray:
-    """Return the permuted rows of window `number` of an epoch."""
-    sizes = np.asarray(order.row_groups)
-    first_row = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    groups = permutation(len(sizes), order.seed, "row groups", epoch)
-    ends = np.cumsum(sizes[groups])
+def _window(order: Order, epoch: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return (rows, epochs of the rows) of window `number` of an epoch, permuted."""
     low = number * order.window_steps * order.global_batch
     high = min(low + order.window_steps * order.global_batch, order.steps_per_epoch * order.global_batch)
-    positions = np.arange(low, high)
-    place = np.searchsorted(ends, positions, side="right")
-    within = positions - (ends[place] - sizes[groups[place]])
-    rows = first_row[groups[place]] + within
-    rows = rows[permutation(len(rows), order.seed, "window", epoch, number)]
-    rows.flags.writeable = False  # it is cached
-    return rows
+    if order.mixture is None:
+        rows = line_rows(np.asarray(order.row_groups), np.arange(low, high), order.seed, "row groups", epoch)
+        epochs = np.full(len(rows), epoch, dtype=np.int64)
+    else:
+        before = epoch * order.steps_per_epoch * order.global_batch
+        rows, epochs = order.mixture.draw(np.arange(before + low, before + high), order.row_groups, seed=order.seed)
+    shuffled = permutation(len(rows), order.seed, "window", epoch, number)
+    rows, epochs = rows[shuffled], epochs[shuffled]
+    rows.flags.writeable = epochs.flags.writeable = False  # they are cached
+    return rows, epochs
 
 
-def permutation(size: int, *key: int | str) -> np.ndarray:
-    """Return a keyed permutation of range(size).
-
-    It sorts raw 64-bit words of Philox, a stream that is fixed by its definition: NumPy may change how its own
-    `Generator.permutation` uses the stream, this cannot change.
-    """
-    words = np.random.Philox(key=draw_seed(*key)).random_raw(size)
-    return np.argsort(words, kind="stable")
+def describe_worlds(micro_batches: int) -> str:
+    """Say which numbers of workers keep graphs and micro-batches as they are, and which of them never wait."""
+    even = [str(world) for world in range(1, micro_batches + 1) if micro_batches % world == 0]
+    return f"1 to {micro_batches} workers can keep graphs and micro-batches ({', '.join(even)} without padding)."

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,27 +58,71 @@ class Views:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Part:
+    """One corpus of a mixture.
+
+    Attributes:
+        uri: of a prepared corpus.
+        weight: its share of the positions, relative to the other weights; 0 leaves it out.
+    """
+
+    __pydantic_config__: ClassVar[dict] = {"extra": "forbid", "strict": True}
+
+    uri: str
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (self.weight >= 0 and math.isfinite(self.weight)):
+            raise ValueError(f"weight must be >= 0 and finite, got {self.weight}.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Data:
     """What a run trains on.
 
     Attributes:
-        corpus: URI of a prepared corpus.
+        corpus: URI of a prepared corpus; or
+        mixture: several of them, each with its weight. Validation uses the first.
         image_size: side of a view in pixels.
         allow_splits: splits beside `train` that training may read; naming one brands the run's report.
         shuffle_rows: rows that are permuted together; a window is at least one global batch.
+        max_bad_share: the largest share of the rows that may turn out to be unreadable; beyond it the run stops.
+        on_damage: what a row group does whose bytes are not those of the corpus's manifest. "stop" ends the run,
+            "skip" makes holes of its rows (they count as bad), "refetch" reads it again before it stops.
         views: how an image becomes two views.
     """
 
     __pydantic_config__: ClassVar[dict] = {"extra": "forbid", "strict": True}
 
-    corpus: str
+    corpus: str = ""
+    mixture: tuple[Part, ...] | None = None
     image_size: int = 224
     allow_splits: tuple[str, ...] = ()
     shuffle_rows: int = 4096
+    max_bad_share: float = 0.01
+    on_damage: Literal["stop", "skip", "refetch"] = "stop"
     views: Views = field(default_factory=Views)
 
     def __post_init__(self) -> None:
+        if not self.corpus and self.mixture is None:
+            raise ValueError(
+                "data.corpus: missing; write it in the recipe or give the override data.corpus=VALUE"
+                " (or data.mixture for several)."
+            )
+        if self.corpus and self.mixture is not None:
+            raise ValueError("mixture must not be given beside data.corpus; put that corpus into the mixture.")
+        if self.mixture is not None and not sum(part.weight for part in self.mixture) > 0:
+            raise ValueError("mixture must have a weight > 0; the sum of its weights is 0.")
         if not 16 <= self.image_size <= 4096:
             raise ValueError(f"image_size must be in [16, 4096] pixels, got {self.image_size}.")
         if self.shuffle_rows < 1:
             raise ValueError(f"shuffle_rows must be >= 1, got {self.shuffle_rows}.")
+        if not 0 <= self.max_bad_share <= 1:
+            raise ValueError(f"max_bad_share must be in [0, 1], got {self.max_bad_share}.")
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The corpora that are read, each with its weight."""
+        if self.mixture is None:
+            return (Part(uri=self.corpus),)
+        return tuple(part for part in self.mixture if part.weight > 0)

@@ -51,8 +51,27 @@ def write(uri: str, path: str, rows: pa.Table, *, row_group_rows: int) -> Shard:
     data = sink.getvalue()
     storage.write_bytes(storage.join(uri, path), data)
     return Shard(
-        path=path, rows=rows.num_rows, row_groups=sizes, bytes=len(data), sha256=hashlib.sha256(data).hexdigest()
+        path=path,
+        rows=rows.num_rows,
+        row_groups=sizes,
+        bytes=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        ranges=hash_ranges(data),
     )
+
+
+def hash_ranges(data: bytes) -> tuple[tuple[int, int, str], ...]:
+    """Return (offset, length, sha256) of a shard's row groups, in order, and of everything behind the last one."""
+    metadata = pq.ParquetFile(io.BytesIO(data)).metadata
+    starts, last = [], 0
+    for number in range(metadata.num_row_groups):
+        columns = [metadata.row_group(number).column(i) for i in range(metadata.num_columns)]
+        offsets = [c.dictionary_page_offset or c.data_page_offset for c in columns]
+        starts.append(min(offsets))
+        last = max(at + c.total_compressed_size for at, c in zip(offsets, columns, strict=True))
+    edges = [*starts, last, len(data)]
+    pairs = zip(edges, edges[1:], strict=False)
+    return tuple((low, high - low, hashlib.sha256(data[low:high]).hexdigest()) for low, high in pairs)
 
 
 def read(uri: str, shard: Shard) -> pa.Table:

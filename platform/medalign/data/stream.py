@@ -16,9 +16,13 @@ import pyarrow as pa
 import ray.data
 from ray.data import DataContext, ExecutionOptions
 
+from medalign import storage
 from medalign.data.batches import BatchStream
+from medalign.data.quarantine import Holes
 from medalign.errors import OrderError
 from medalign_core.types import ImageBatch
+
+STATISTICS = "stream.txt"
 
 
 def execution_options() -> ExecutionOptions:
@@ -38,8 +42,10 @@ def training_dataset(stream: BatchStream, *, start: int, stop: int) -> ray.data.
         for number in batch["id"]:
             yield from stream.read_window(windows[int(number)])
 
+    decoder = stream.decoder  # alone: what a task's function holds is unpickled for every task
+
     def decode_views(block: pa.Table) -> dict[str, np.ndarray]:
-        return stream.decode(block)
+        return decoder(block)
 
     return (
         ray.data.range(len(windows), override_num_blocks=len(windows))
@@ -49,16 +55,32 @@ def training_dataset(stream: BatchStream, *, start: int, stop: int) -> ray.data.
     )
 
 
-def receive(shard: Any, stream: BatchStream, *, rank: int, start: int, stop: int) -> Iterator[ImageBatch]:
+def receive(
+    shard: Any, stream: BatchStream, *, rank: int, start: int, stop: int, holes: Holes | None = None
+) -> Iterator[ImageBatch]:
     """Yield one rank's micro-batches from its dataset shard, each checked against the slot that is due.
+
+    Args:
+        shard: the rank's part of a `training_dataset`.
+        stream: what the dataset was made from.
+        rank: this worker.
+        start: the first step of the dataset,
+        stop: and the one after its last.
+        holes: takes note of the rows that could not be read.
 
     Raises:
         OrderError: a micro-batch out of turn.
+        QuarantineError: more bad rows than the budget allows.
     """
     arrived = shard.iter_batches(batch_size=stream.order.micro_batch, batch_format="numpy", prefetch_batches=2)
     for due, arrays in zip(stream.due(rank, start=start, stop=stop), arrived, strict=False):
         try:
-            batch = stream.batch(arrays, due)
+            batch = stream.batch(arrays, due, holes)
         except OrderError as error:
             raise OrderError(f"rank {rank}: {error}") from error
         yield batch
+
+
+def write_statistics(shard: Any, run: str) -> None:
+    """Write into a run's folder what Ray Data did for it: each operator's tasks, blocks, times and waiting."""
+    storage.write_bytes(storage.join(run, STATISTICS), shard.stats().encode())
