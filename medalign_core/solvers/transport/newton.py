@@ -9,17 +9,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from medalign_core.solvers.transport import host
-from medalign_core.solvers.transport.outcome import Evaluation, Outcome, Progress, settle
-from medalign_core.solvers.transport.problem import Constants
-from medalign_core.solvers.transport.reduced import (
+from medalign_core.solvers.transport.evaluation import (
     Columns,
-    Reduced,
     Rows,
     column_share,
     evaluate_columns,
     evaluate_rows,
     gram,
 )
+from medalign_core.solvers.transport.outcome import Evaluation, Outcome, Progress, settle
+from medalign_core.solvers.transport.problem import Constants
+from medalign_core.solvers.transport.reduced import Reduced
 
 DAMPING = 0.15  # Levenberg's lambda over the relative residual: measured, fewest steps for eps in [0.005, 0.05]
 LOOSE = 0.1  # no damping from here on: what is left of the system's null space needs none

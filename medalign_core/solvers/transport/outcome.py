@@ -9,7 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from medalign_core.solvers.transport import host
-from medalign_core.solvers.transport.reduced import Columns, Reduced, Rows, potentials
+from medalign_core.solvers.transport.evaluation import Columns, Rows, potentials
+from medalign_core.solvers.transport.reduced import Reduced
 from medalign_core.solvers.transport.status import Status
 
 PATIENCE = 3  # evaluations

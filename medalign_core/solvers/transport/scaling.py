@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from medalign_core.solvers.transport.evaluation import column_share, evaluate_columns, evaluate_rows
 from medalign_core.solvers.transport.outcome import Evaluation, Outcome, Progress, settle
-from medalign_core.solvers.transport.reduced import Reduced, column_share, evaluate_columns, evaluate_rows
+from medalign_core.solvers.transport.reduced import Reduced
 
 
 def sweep(reduced: Reduced, *, tol: float, max_sweeps: int, shifted: bool) -> Outcome:
