@@ -67,8 +67,8 @@ def _assign_compiled(affinity: np.ndarray) -> np.ndarray:
         size = max(rows, columns)
         tables = np.zeros((problems, size, size))
         tables[:, :rows, :columns] = affinity
-    matching = np.empty(tables.shape[:2], dtype=np.int32)
+    matching = np.empty(tables.shape[:2], dtype=np.int64)
     assign_tables(tables, matching)
-    matching = matching[:, :rows].astype(np.int64)
+    matching = matching[:, :rows]
     matching[matching >= columns] = -1
     return matching

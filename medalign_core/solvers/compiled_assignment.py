@@ -7,9 +7,12 @@ from typing import Any, no_type_check
 import numpy as np
 from numba import njit
 
+from medalign_core.solvers.compiled_sources import checksum
+
 # a kernel that only kernels call: no wrapper for Python, no cache of its own, both take long to make
 INNER: dict[str, Any] = {"nogil": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 LARGEST = np.int64(0x7FFFFFFFFFFFFFFF)
+LINES, MARKS = 3, 3  # rows of scratch that an assignment takes, of floats and of integers
 
 
 @njit(**INNER)
@@ -33,51 +36,78 @@ def _least(bits):
 @njit(**INNER)
 @no_type_check
 def _take_best_columns(table, price, column_of, row_of, cost):
-    """Give every row its best column at these prices, if it is still free."""
+    """Give every row its best column at these prices, if it is still free; return how many rows got none."""
     bits = cost.view(np.int64)
-    for i in range(len(price)):
-        for j in range(len(price)):
+    n, free = len(price), 0
+    for i in range(n):
+        for j in range(n):
             cost[j] = price[j] - table[i, j] + 0.0
         best = _least(bits)
         if row_of[best] < 0:
             row_of[best] = i
             column_of[i] = best
+        else:
+            free += 1
+    return free
 
 
 @njit(**INNER)
 @no_type_check
-def _relax(table, price, offset, i, slack, behind, length):
-    """Shorten the ways to all open columns through row i; closed ones have slack -inf and get length inf."""
-    for j in range(len(price)):
-        through = price[j] - table[i, j] - offset
-        shorter = through < slack[j]
-        behind[j] = i if shorter else behind[j]
-        slack[j] = through if shorter else slack[j]
-        length[j] = np.inf if slack[j] == -np.inf else slack[j] + 0.0  # + 0.0: no negative zero, its bits differ
+def _outbid(table, price, column_of, row_of, cost, bids):
+    """Let rows without a column take their best from its owner, at a price at which their second best is as good.
+
+    The row outbid goes on. What is assigned stays best for its row, and most rows find a column this way, each bid for
+    the price of one look at a row; a few that would bid for long are left.
+    """
+    bits = cost.view(np.int64)
+    n = len(price)
+    for start in range(n):
+        i = start
+        while column_of[i] < 0 and bids > 0:
+            bids -= 1
+            for j in range(n):
+                cost[j] = price[j] - table[i, j] + 0.0
+            best = _least(bits)
+            lowest = cost[best]
+            cost[best] = np.inf
+            second = _least(bits)
+            owner = row_of[best]
+            if owner >= 0 and cost[second] <= lowest and row_of[second] < 0:
+                best, owner = second, -1
+            elif owner >= 0 and not cost[second] > lowest:
+                break
+            else:
+                price[best] += cost[second] - lowest if n > 1 else 0.0
+            row_of[best] = i
+            column_of[i] = best
+            if owner >= 0:
+                column_of[owner] = -1
+                i = owner
 
 
 @njit(**INNER)
 @no_type_check
-def _nearest(length, row_of):
-    """Return the column nearest by, a free one if there is any at that length."""
-    end = _least(length.view(np.int64))
-    if row_of[end] >= 0:
-        for j in range(end + 1, len(length)):
-            end = j if length[j] == length[end] and row_of[j] < 0 else end
-    return end
-
-
-@njit(**INNER)
-@no_type_check
-def _augment(table, price, column_of, row_of, start, work):
+def _augment(table, price, column_of, row_of, start, lines, marks):
     """Assign the free row `start` along a shortest alternating path and raise the prices on the way."""
-    slack, final, length, behind, closed = work
-    slack[:] = np.inf
+    n = len(price)
+    slack, final, length = lines[0], lines[1], lines[2, :n]
+    behind, closed = marks[0], marks[1]
+    bits = length.view(np.int64)
+    for j in range(n):
+        slack[j] = np.inf
     i, offset, count = start, 0.0, 0
     while True:
-        _relax(table, price, offset, i, slack, behind, length)
-        end = _nearest(length, row_of)
+        for j in range(n):  # shorten the ways through row i; closed columns have slack -inf and get length inf
+            through = price[j] - table[i, j] - offset
+            shorter = through < slack[j]
+            behind[j] = i if shorter else behind[j]
+            slack[j] = through if shorter else slack[j]
+            length[j] = np.inf if slack[j] == -np.inf else slack[j] + 0.0  # + 0.0: no negative zero, its bits differ
+        end = _least(bits)
         reached = length[end]
+        if row_of[end] >= 0:
+            for j in range(end + 1, n):  # a free column at that length ends the search
+                end = j if length[j] == reached and row_of[j] < 0 else end
         if row_of[end] < 0:
             break
         slack[end] = -np.inf
@@ -98,34 +128,47 @@ def _augment(table, price, column_of, row_of, start, work):
 
 @njit(**INNER)
 @no_type_check
-def assign_table(table, price, column_of, warm):
+def assign_table(table, price, column_of, warm, lines, marks):
     """Write argmax over permutations of sum_i table[i, column_of[i]] and prices of the columns that prove it.
 
     Args:
-        table: (n, n) float64, C order, finite.
+        table: float64, its first n rows and columns finite.
         price: (n,), the columns' dual; read when `warm`, and written.
-        column_of: (n,) int32, written.
+        column_of: (n,) int64, written.
         warm: start from the given prices (any are correct; those of a similar table save most of the work).
+        lines: (LINES, at least n) float64, scratch.
+        marks: (MARKS, at least n) int64, scratch.
     """
     n = len(price)
-    row_of = np.full(n, -1, dtype=np.int64)
-    column_of[:] = -1
-    if not warm:
-        price[:] = table[0]
-        for i in range(1, n):
-            for j in range(n):
-                price[j] = table[i, j] if table[i, j] > price[j] else price[j]
-    work = np.empty(n), np.empty(n), np.empty(n), np.empty(n, dtype=np.int64), np.empty(n, dtype=np.int64)
-    _take_best_columns(table, price, column_of, row_of, work[2])
+    row_of = marks[2]
+    for i in range(n):
+        column_of[i] = -1
+        row_of[i] = -1
+    for i in range(0 if warm else n):
+        for j in range(n):
+            price[j] = table[i, j] if i == 0 or table[i, j] > price[j] else price[j]
+    if _take_best_columns(table, price, column_of, row_of, lines[2, :n]) == 0:
+        return
+    _outbid(table, price, column_of, row_of, lines[2, :n], 2 * n)
     for i in range(n):
         if column_of[i] < 0:
-            _augment(table, price, column_of, row_of, i, work)
+            _augment(table, price, column_of, row_of, i, lines, marks)
 
 
-@njit(cache=True, nogil=True)
 @no_type_check
-def assign_tables(tables, matching):
-    """Write matching[p] for each of P tables (P, n, n)."""
-    price = np.empty(tables.shape[1])
-    for p in range(len(tables)):
-        assign_table(tables[p], price, matching[p], False)
+def _assign_tables_of(sources):
+    @njit(cache=True, nogil=True)
+    @no_type_check
+    def assign_tables(tables, matching):
+        """Write matching[p] for each of P tables (P, n, n)."""
+        if sources < 0:
+            return
+        size = tables.shape[1]
+        lines, marks = np.empty((LINES + 1, size)), np.empty((MARKS, size), np.int64)
+        for p in range(len(tables)):
+            assign_table(tables[p], lines[LINES], matching[p], False, lines, marks)
+
+    return assign_tables
+
+
+assign_tables = _assign_tables_of(checksum(__file__))

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from medalign_core.solvers.backends import compiled_available
-from medalign_core.solvers.matching.run import Options, Outcome, run
+from medalign_core.solvers.matching.run import DONE, FAILED, USED, Options, Outcome, run
 from medalign_core.solvers.matching_problem import MatchingProblem
 
 Backend = Literal["auto", "numpy", "compiled", "pylibmgm", "pygmtools"]
@@ -161,12 +161,12 @@ def _path(backend: str):  # type: ignore[no-untyped-def]
 
 
 def _result(outcome: Outcome, backend: str) -> MatchingResult:
-    status = np.where(outcome.done, int(Status.CONVERGED), int(Status.STEP_LIMIT))
+    status = np.where(outcome.tally[:, DONE], int(Status.CONVERGED), int(Status.STEP_LIMIT))
     return MatchingResult(
         matching=outcome.matching,
-        objective=outcome.value,
-        status=np.where(outcome.failed, int(Status.FAILED), status),
-        iterations=outcome.used,
+        objective=outcome.value[:, 0],
+        status=np.where(outcome.tally[:, FAILED], int(Status.FAILED), status),
+        iterations=outcome.tally[:, USED],
         backend=backend,
         trace=outcome.trace,
     )

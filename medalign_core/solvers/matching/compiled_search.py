@@ -7,124 +7,209 @@ from typing import no_type_check
 import numpy as np
 from numba import njit
 
-from medalign_core.solvers.compiled_assignment import INNER, assign_table
-from medalign_core.solvers.matching.compiled_climb import clamp, climb_from, keep_gains
-from medalign_core.solvers.matching.compiled_moves import exhaust, fuse, polish, veto
-from medalign_core.solvers.matching.compiled_objective import (
-    add_matching,
+from medalign_core.solvers import compiled_assignment
+from medalign_core.solvers.compiled_assignment import INNER
+from medalign_core.solvers.compiled_sources import checksum
+from medalign_core.solvers.matching import tolerances
+from medalign_core.solvers.matching.compiled_climb import best_corner, climb_from
+from medalign_core.solvers.matching.compiled_fusion import exhaust, fuse, veto
+from medalign_core.solvers.matching.compiled_graph import (
+    BEST,
+    FOUND,
+    LAST,
+    NODES,
+    NODES_S,
+    NODES_T,
+    PRICE,
+    TOTAL,
+    TRIAL,
+    Graph,
+    Scratch,
     index_problem,
-    linear_value,
-    magnitude,
-    quadratic_value,
+    largest,
+    order_nodes,
 )
+from medalign_core.solvers.matching.compiled_objective import gradient_at, value_parts
+from medalign_core.solvers.matching.compiled_polish import polish
+from medalign_core.solvers.matching.tolerances import FLOOR, MARGIN, PATIENCE, TOLERANCE
+
+DONE, USED, DRAWS, FAILED = range(4)  # the columns of `tally`
 
 
-@njit(cache=True, nogil=True)
 @no_type_check
-def weigh_problems(tables, total, largest):
-    """Write the magnitudes of every problem; see run_compiled for the tables."""
-    vertex, edges, _ = tables
-    for g in range(len(vertex)):
-        total[g], largest[g] = magnitude(vertex[g], _pairs_of(g, edges))
+def _solve_problems_of(sources):
+    @njit(cache=True, nogil=True)
+    @no_type_check
+    def solve_problems(
+        which,
+        vertex,
+        table,
+        x,
+        y,
+        edges_s,
+        edges_t,
+        valid,
+        order,
+        matching,
+        value,
+        tally,
+        offset,
+        weight,
+        given,
+        first_round,
+        stop_round,
+        steps,
+        partial,
+        tried,
+    ):
+        """Search the problems named, one after the other, from one round of climbs to another: see run.Path.
 
-
-@njit(cache=True, nogil=True)
-@no_type_check
-def solve_problems(which, tables, given, rounds, options, floors, answers):
-    """Search the problems named, one after the other, from one round of climbs to another.
-
-    Args:
-        which: (P,), numbers of problems.
-        tables: the batch, see run_compiled.
-        given: (G, N), matchings to climb from instead of the assignment, or (G, 0).
-        rounds: (first, stop). Round 0 begins with the assignment and climbs from it or from the given matching, round 1
-            climbs from the barycentre, every further one from the best matching with some partners vetoed, and fuses.
-        options: (steps, tolerance, partial, the most nodes for which all matchings are tried).
-        floors: (G,), what F must grow by to be better.
-        answers: (matching (G, N), F (G,), whether polished to the end, assignments solved, states of the draws); all
-            read where the first round is not 0, and written.
-    """
-    vertex, edges, (edges_s, edges_t, nodes_s, nodes_t, counts) = tables
-    for g in which:
-        n = counts[g]
-        graph = index_problem(vertex[g], edges_s[g], edges_t[g], nodes_s[g, :n], nodes_t[g, :n])
-        _search(graph, _pairs_of(g, edges), given[g, : min(n, given.shape[1])], rounds, options, floors[g], answers, g)
-
-
-@njit(**INNER)
-@no_type_check
-def _pairs_of(g, edges):
-    dense, x, y, offset, weight = edges
-    if len(dense) > 0:
-        none = np.zeros((0, 0), dtype=dense.dtype)
-        return dense[g], none, none, offset, weight
-    return np.zeros((0, 0), dtype=dense.dtype), x[g], y[g], offset, weight
-
-
-@njit(**INNER)
-@no_type_check
-def _search(graph, pairs, given, rounds, options, floor, answers, g):
-    matching, values, done, used, draws = answers
-    steps, tolerance, partial, tried = options
-    n = len(graph[0])
-    p, price, gradient = matching[g, :n], np.zeros(n), np.empty((n, n))
-    found, trial = np.empty(n, dtype=np.int32), np.empty(n, dtype=np.int32)
-    if rounds[0] == 0:
-        trial[:] = -1  # a round 0 starts at the assignment, which is that of the gradient where nothing is matched
-    for climb in range(rounds[0] - (rounds[0] == 0), rounds[1]):
-        barycentre = climb == 1
-        if climb < 0 or climb > 1:
-            gradient[:] = graph[0]
-            if climb > 1:
-                add_matching(graph, pairs, p, 1.0, gradient)
-                draws[g] = veto(p, gradient, -1e13 * floor, draws[g])
-            if partial:
-                clamp(gradient, gradient)
-            assign_table(gradient, price, trial, climb > 1)
-            keep_gains(gradient, trial, partial)
-            used[g] += 1
-        if climb < 0:
-            p[:] = trial
-            values[g] = _value(graph, pairs, p)
-            if n <= tried:
-                values[g] = exhaust(graph, pairs, p, values[g], floor, partial)
-                return
-            if len(given) > 0:
-                trial[:] = given
-                _keep_better(graph, pairs, trial, 0.0, values, p, g)
-            continue
-        if n < 3 and climb > 1:
+        Args:
+            which: (P,), numbers of problems.
+            vertex: (G, N, N) float64, as all floats.
+            table: (G, S, T), or (G, 0, 0) where the factors stand for it.
+            x: (G, S, D), or (G, 0, 0).
+            y: (G, T, D), or (G, 0, 0).
+            edges_s: (G, S, 2) int64, as all integers.
+            edges_t: (G, T, 2).
+            valid: (G, N).
+            order: (G, N).
+            matching: (G, N), read if `given` or the first round is not 0, and written.
+            value: (G, 2), F and what it must grow by to be better; likewise.
+            tally: (G, 4), whether polished to the end, assignments solved, state of the draws, failures; likewise.
+            offset: of the factor form.
+            weight: w.
+            given: whether `matching` holds matchings to climb from instead of the assignment.
+            first_round: see run.Path.
+            stop_round: likewise.
+            steps: of a climb at most.
+            partial: whether nodes may stay unmatched.
+            tried: the most nodes for which all matchings are tried.
+        """
+        if sources < 0:
             return
-        got, taken = climb_from(
-            graph, pairs, trial[: 0 if barycentre else n], price, (steps, tolerance, partial), found
-        )
-        used[g] += taken
-        if climb > 1:
-            trial[:] = p
-            if got > values[g]:
-                trial[:] = found
-                found[:] = p
-            fuse(graph, pairs, trial, found, floor)
-            found[:] = trial
-            if np.all(found == p):
+        size, edges = vertex.shape[1], max(edges_s.shape[1], edges_t.shape[1])
+        lines, marks = np.empty((TOTAL + 1, size + 1)), np.empty((NODES_T + 1, size + 1), np.int64)
+        gradients = np.empty((size, size)), np.empty((size, size)), np.empty((size, size))
+        scratch = Scratch(*gradients, lines, marks)
+        unary, first = np.empty((size, size)), np.empty((4, size + 1), np.int32)
+        lookups = np.empty((size, size), np.int32), np.empty((size, size), np.int32)
+        lists = np.empty((4, edges), np.int32), np.empty((4, edges), np.int32)
+        for g in which:
+            graph = Graph(unary, first, *lists, *lookups, table[g], x[g], y[g], offset, weight)
+            if first_round == 0:
+                _weigh(graph, vertex[g], value[g], tally[g], lines[0])
+            n = order_nodes(valid[g], order[g], marks[NODES_S], marks[NODES_T])
+            if n == 0 or tally[g, FAILED]:
                 continue
-        over = polish(graph, pairs, found, gradient, floor, partial)
-        if _keep_better(graph, pairs, found, floor, values, p, g):
-            done[g] = over
+            nodes_s, nodes_t = marks[NODES_S, :n], marks[NODES_T, :n]
+            index_problem(vertex[g], edges_s[g], edges_t[g], nodes_s, nodes_t, graph, marks[LAST])
+            best = marks[BEST, :n]
+            _renumber(matching[g], nodes_s, nodes_t, marks[LAST], best)
+            _search(graph, best, given, (first_round, stop_round), (steps, partial, tried), value[g], tally[g], scratch)
+            for i in range(n):
+                matching[g, nodes_s[i]] = nodes_t[best[i]] if best[i] >= 0 else -1
+
+    return solve_problems
+
+
+solve_problems = _solve_problems_of(checksum(__file__, compiled_assignment.__file__, tolerances.__file__))
 
 
 @njit(**INNER)
 @no_type_check
-def _value(graph, pairs, p):
-    return linear_value(graph[0], p) + quadratic_value(graph, pairs, p)
+def _weigh(graph, vertex, value, tally, line):
+    """Write the floor of a problem, and whether its affinities are too large to add up, or not finite."""
+    size, pairs = len(vertex), float(graph.table.size)
+    vertex_size, pair_size = largest(vertex, line), largest(graph.table, line)
+    if graph.table.shape[0] == 0:
+        pairs = float(len(graph.x)) * len(graph.y)
+        pair_size = largest(graph.x, line) * largest(graph.y, line) * graph.x.shape[1] + abs(graph.offset)
+    total = float(size) ** 2 * vertex_size + graph.weight * pairs * pair_size
+    tally[FAILED] = not np.isfinite(total * MARGIN * size)
+    value[1] = FLOOR * (vertex_size + graph.weight * pair_size)
 
 
 @njit(**INNER)
 @no_type_check
-def _keep_better(graph, pairs, found, floor, values, p, g):
-    now = _value(graph, pairs, found)
-    better = now > values[g] + floor
-    if better:
-        values[g] = now
-        p[:] = found
-    return better
+def _renumber(matching, nodes_s, nodes_t, place, p):
+    """Write a matching in the numbers of the search; a partner that is a hole is none."""
+    for i in range(len(matching)):
+        place[i] = -1
+    for a in range(len(nodes_t)):
+        place[nodes_t[a]] = a
+    for i in range(len(nodes_s)):
+        a = matching[nodes_s[i]]
+        p[i] = place[a] if a >= 0 else -1
+
+
+@njit(**INNER)
+@no_type_check
+def _search(graph, best, given, rounds, options, value, tally, scratch):
+    """Search one problem; `best` is a matching to begin with, read as `matching` is above, and the answer."""
+    steps, partial, tried = options
+    n, floor = len(best), value[1]
+    found, trial, price = scratch.marks[FOUND, :n], scratch.marks[TRIAL, :n], scratch.lines[PRICE]
+    for i in range(n):
+        trial[i], price[i] = best[i], 0.0
+    if rounds[0] == 0:
+        tally[USED] += 1
+        best_corner(graph.unary, partial, False, best, scratch)
+        linear, quadratic = value_parts(graph, best)
+        value[0] = linear + quadratic
+        if n <= tried:
+            value[0] = exhaust(graph, best, value[0], floor, partial, scratch)
+            return
+        if given:
+            _keep_better(graph, trial, 0.0, best, value)
+        else:
+            _copy(best, trial)
+    for climb in range(rounds[0], rounds[1]):
+        if climb > 1:
+            if n < 3:
+                return
+            gradient_at(graph, best, scratch.gradient)
+            tally[DRAWS] = veto(best, scratch.gradient, -1e13 * floor, tally[DRAWS], scratch.marks[NODES])
+            best_corner(scratch.gradient, partial, True, trial, scratch)
+            tally[USED] += 1
+        got, taken = climb_from(graph, trial, climb == 1, (steps, TOLERANCE, PATIENCE, partial), found, scratch)
+        tally[USED] += taken
+        if climb > 1:
+            _copy(best, trial)
+            if got > value[0]:
+                _copy(found, trial)
+                _copy(best, found)
+            fuse(graph, trial, found, floor, scratch)
+            _copy(trial, found)
+            if _agree(found, best):
+                continue
+        over = polish(graph, found, floor, partial, scratch)
+        if _keep_better(graph, found, floor, best, value):
+            tally[DONE] = over
+
+
+@njit(**INNER)
+@no_type_check
+def _copy(p, q):
+    for i in range(len(p)):
+        q[i] = p[i]
+
+
+@njit(**INNER)
+@no_type_check
+def _agree(p, q):
+    for i in range(len(p)):
+        if p[i] != q[i]:
+            return False
+    return True
+
+
+@njit(**INNER)
+@no_type_check
+def _keep_better(graph, found, floor, best, value):
+    linear, quadratic = value_parts(graph, found)
+    if linear + quadratic <= value[0] + floor:
+        return False
+    value[0] = linear + quadratic
+    _copy(found, best)
+    return True

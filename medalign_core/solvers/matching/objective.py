@@ -150,6 +150,28 @@ class Objective:
         return tables[0], tables[1]
 
 
+def weigh(problem: MatchingProblem, g: int, weight: float) -> tuple[float, float]:
+    """Return a bound on N times any sum of the affinities of problem g, and the size of its largest."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        vertex, pair = _largest(problem.vertex_affinity[g]), 0.0
+        pairs = float(problem.edges_s.shape[1]) * problem.edges_t.shape[1]
+        if problem.edge_affinity is not None:
+            pair = _largest(problem.edge_affinity[g])
+        else:
+            assert problem.edge_features_s is not None
+            assert problem.edge_features_t is not None
+            x, y = problem.edge_features_s[g], problem.edge_features_t[g]
+            pair = _largest(x) * _largest(y) * x.shape[1] + abs(problem.edge_offset)
+        total = float(problem.size) ** 2 * vertex + weight * pairs * pair
+        return total * problem.size, vertex + weight * pair
+
+
+def _largest(table: np.ndarray) -> float:
+    if not table.size:
+        return 0.0
+    return max(abs(float(table.max())), abs(float(table.min())))  # both are nan if anything is
+
+
 def _renumber(edges: np.ndarray, nodes: np.ndarray, size: int) -> np.ndarray:
     place = np.full(size, -1)
     place[nodes] = np.arange(len(nodes))

@@ -5,36 +5,34 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
-from medalign_core.solvers.matching.objective import Objective
-from medalign_core.solvers.matching.run import Nodes, Options, Outcome, Path, run
+from medalign_core.solvers.matching.objective import Objective, weigh
+from medalign_core.solvers.matching.run import FAILED, Options, Outcome, Path, run, valid_nodes
+from medalign_core.solvers.matching.tolerances import MARGIN
 from medalign_core.solvers.matching_problem import MatchingProblem
 
 
 class PeerPath:
     """A `run.Path` by a function of the dense form of one problem."""
 
-    def __init__(self, problem: MatchingProblem, nodes: Nodes, options: Options, solve_one: Callable) -> None:
-        self._problem, self._nodes, self._options, self._solve_one = problem, nodes, options, solve_one
-
-    def magnitudes(self) -> tuple[Float[np.ndarray, " G"], Float[np.ndarray, " G"]]:
-        """Return a bound on any sum of each problem's affinities, twice: there is nothing to compare with a floor."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            tables = self._problem.vertex_affinity, self._options.edge_weight * self._problem.dense_edge_affinity()
-            total = sum(np.abs(table.astype(np.float64)).sum(axis=(1, 2)) for table in tables)
-        return total, total
+    def __init__(self, problem: MatchingProblem, options: Options, solve_one: Callable) -> None:
+        self._problem, self._options, self._solve_one = problem, options, solve_one
 
     def solve(
-        self, which: Int[np.ndarray, " P"], rounds: tuple[int, int], floors: Float[np.ndarray, " G"], outcome: Outcome
+        self, which: Int[np.ndarray, " P"], rounds: tuple[int, int], outcome: Outcome, *, given: bool = False
     ) -> None:
-        """Solve these problems into `outcome`; rounds and floors are ours alone."""
+        """Solve these problems into `outcome`; rounds are ours alone."""
         for g in which.tolist():
-            n = int(self._nodes.counts[g])
-            nodes = self._nodes.s[g, :n], self._nodes.t[g, :n]
-            objective = Objective.of(self._problem, g, nodes, edge_weight=self._options.edge_weight)
+            total, _ = weigh(self._problem, g, self._options.edge_weight)
+            outcome.tally[g, FAILED] = not np.isfinite(MARGIN * total)
+            s, t = valid_nodes(self._problem, g)
+            if outcome.tally[g, FAILED] or not len(s):
+                continue
+            objective = Objective.of(self._problem, g, (s, t), edge_weight=self._options.edge_weight)
             p = self._solve_one(objective, *_pair_table(objective), partial=self._options.partial)
-            outcome.matching[g, :n], outcome.value[g] = p, objective.value(p)
+            outcome.matching[g, s] = np.where(p >= 0, t[np.maximum(p, 0)], -1)
+            outcome.value[g, 0] = objective.value(p)
 
 
 def run_peer(backend: str, problem: MatchingProblem, options: Options) -> Outcome:
@@ -50,8 +48,8 @@ def run_peer(backend: str, problem: MatchingProblem, options: Options) -> Outcom
         raise ValueError("backend 'pygmtools' has no partial matching.")
     solve_one = _libmgm() if backend == "pylibmgm" else _rrwm()
 
-    def path(problem: MatchingProblem, nodes: Nodes, options: Options, start: np.ndarray | None) -> Path:
-        return PeerPath(problem, nodes, options, solve_one)
+    def path(problem: MatchingProblem, options: Options) -> Path:
+        return PeerPath(problem, options, solve_one)
 
     return run(path, problem, options, None)
 

@@ -3,50 +3,42 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
-from medalign_core.solvers.matching.compiled_search import solve_problems, weigh_problems
-from medalign_core.solvers.matching.run import Nodes, Options, Outcome
+from medalign_core.solvers.matching.compiled_search import solve_problems
+from medalign_core.solvers.matching.run import Options, Outcome
 from medalign_core.solvers.matching_problem import MatchingProblem
 
 
 class CompiledPath:
-    """A `run.Path`; its kernels are compiled at the first call, once for float32 and once for float64 edges."""
+    """A `run.Path`; its kernels are compiled once, for float64: what comes in float32 is converted."""
 
-    def __init__(self, problem: MatchingProblem, nodes: Nodes, options: Options, start: np.ndarray | None) -> None:
-        self._tables = _tables(problem, nodes, options.edge_weight)
-        self._options = options.climbing()
+    def __init__(self, problem: MatchingProblem, options: Options) -> None:
         graphs, size = problem.vertex_affinity.shape[:2]
-        self._start = np.zeros((graphs, 0), dtype=np.int32) if start is None else start
-
-    def magnitudes(self) -> tuple[Float[np.ndarray, " G"], Float[np.ndarray, " G"]]:
-        """Return a bound on any sum of each problem's affinities, and the size of its largest."""
-        total, largest = np.empty(len(self._start)), np.empty(len(self._start))
-        weigh_problems(self._tables, total, largest)
-        return total, largest
+        none = np.empty((graphs, 0, 0))
+        tables = (problem.vertex_affinity, problem.edge_affinity, problem.edge_features_s, problem.edge_features_t)
+        valid = np.ones((graphs, size), np.bool_) if problem.valid is None else _plain(problem.valid, np.bool_)
+        if problem.order is None:
+            order = np.empty((graphs, size), np.int64)
+            order[:] = np.arange(size)
+        else:
+            order = _plain(problem.order, np.int64)
+        self._problem = (
+            *(none if table is None else _plain(table, np.float64) for table in tables),
+            _plain(problem.edges_s, np.int64),
+            _plain(problem.edges_t, np.int64),
+            valid,
+            order,
+        )
+        self._weights = float(problem.edge_offset), options.edge_weight
+        self._options = options.steps, options.partial, options.tried
 
     def solve(
-        self, which: Int[np.ndarray, " P"], rounds: tuple[int, int], floors: Float[np.ndarray, " G"], outcome: Outcome
+        self, which: Int[np.ndarray, " P"], rounds: tuple[int, int], outcome: Outcome, *, given: bool = False
     ) -> None:
         """Search these problems from one round to another, into `outcome`."""
-        answers = outcome.matching, outcome.value, outcome.done, outcome.used, outcome.draws
-        solve_problems(which, self._tables, self._start, rounds, self._options, floors, answers)
-
-
-def _tables(problem: MatchingProblem, nodes: Nodes, edge_weight: float) -> tuple:
-    given = problem.edge_affinity if problem.edge_affinity is not None else problem.edge_features_s
-    assert given is not None
-    kind = np.float32 if given.dtype == np.float32 else np.float64
-    none = np.zeros((0, 0, 0), dtype=kind)
-    dense, x, y = (
-        none if table is None else _plain(table, kind)
-        for table in (problem.edge_affinity, problem.edge_features_s, problem.edge_features_t)
-    )
-    edges = (_plain(e, np.int64) for e in (problem.edges_s, problem.edges_t))
-    order = (_plain(n, np.int32) for n in (nodes.s, nodes.t))
-    vertex = _plain(problem.vertex_affinity, np.float64)
-    counts = nodes.counts.astype(np.int64)
-    return vertex, (dense, x, y, float(problem.edge_offset), float(edge_weight)), (*edges, *order, counts)
+        answers = outcome.matching, outcome.value, outcome.tally
+        solve_problems(which, *self._problem, *answers, *self._weights, given, *rounds, *self._options)
 
 
 def _plain(table: np.ndarray, kind: type) -> np.ndarray:

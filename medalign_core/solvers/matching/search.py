@@ -8,6 +8,8 @@ from jaxtyping import Float, Int
 from medalign_core.solvers.assignment import assign
 from medalign_core.solvers.matching.moves import draw_nodes, exhaust, fuse, polish
 from medalign_core.solvers.matching.objective import Objective
+from medalign_core.solvers.matching.run import Options
+from medalign_core.solvers.matching.tolerances import PATIENCE, TOLERANCE
 
 
 class Search:
@@ -21,14 +23,14 @@ class Search:
         draws: the state of the random draws.
     """
 
-    def __init__(self, objective: Objective, options: tuple[int, float, bool, int], floor: float) -> None:
+    def __init__(self, objective: Objective, options: Options, floor: float) -> None:
         self._objective, self._floor = objective, floor
-        self._steps, self._tolerance, self._partial, self._tried = options
+        self._steps, self._partial, self._tried = options.steps, options.partial, options.tried
         self.p: Int[np.ndarray, " n"] = np.full(len(objective.unary), -1)
         self.value, self.done, self.used, self.draws = 0.0, True, 0, 1
 
-    def run(self, given: Int[np.ndarray, " m"], rounds: tuple[int, int]) -> None:
-        """Do the rounds from one to another (see run.Path.solve); `given` is a start, or (0,)."""
+    def run(self, given: Int[np.ndarray, " n"] | None, rounds: tuple[int, int]) -> None:
+        """Do the rounds from one to another (see run.Path.solve); `given` is a start."""
         first, stop = rounds
         start = self._begin(given) if first == 0 else self.p
         if len(self.p) <= self._tried:
@@ -41,7 +43,7 @@ class Search:
             found, done = polish(self._objective, found, self._floor, partial=self._partial)
             self._keep_better(found, done)
 
-    def _begin(self, given: np.ndarray) -> np.ndarray:
+    def _begin(self, given: np.ndarray | None) -> np.ndarray:
         self.p = corner_of(self._objective.unary, self._partial)
         self.value = self._objective.value(self.p)
         self.used += 1
@@ -49,7 +51,7 @@ class Search:
             self.p, self.value = exhaust(self._objective, self.p, self.value, self._floor, partial=self._partial)
             return self.p
         start = self.p
-        if len(given):
+        if given is not None:
             start = given
             if self._objective.value(given) > self.value:
                 self.p, self.value = given.copy(), self._objective.value(given)
@@ -73,7 +75,7 @@ class Search:
             self._keep_better(*polish(self._objective, trial, self._floor, partial=self._partial))
 
     def _climb(self, start: np.ndarray | None) -> np.ndarray:
-        found, taken = climb_from(self._objective, start, self._steps, self._tolerance, partial=self._partial)
+        found, taken = climb_from(self._objective, start, self._steps, partial=self._partial)
         self.used += taken
         return found
 
@@ -89,7 +91,7 @@ def corner_of(gradient: Float[np.ndarray, "n n"], partial: bool) -> Int[np.ndarr
 
 
 def climb_from(
-    objective: Objective, start: Int[np.ndarray, " n"] | None, steps: int, tolerance: float, *, partial: bool
+    objective: Objective, start: Int[np.ndarray, " n"] | None, steps: int, *, partial: bool
 ) -> tuple[Int[np.ndarray, " n"], int]:
     """Frank-Wolfe from a matching, or from the barycentre; return the best matching met and assignments solved."""
     if start is None:
@@ -100,19 +102,19 @@ def climb_from(
     else:
         gradient = objective.gradient(start)
         linear, quadratic = objective.linear(start), objective.quadratic(start)
-    best, value, used = np.zeros(0, dtype=np.int64), -np.inf, 0
-    for _ in range(steps):
+    best, value, used, stale = np.zeros(0, dtype=np.int64), -np.inf, 0, 0
+    while used < steps:
         corner = corner_of(gradient, partial)
-        used += 1
+        used, stale = used + 1, stale + 1
         nodes = np.flatnonzero(corner >= 0)
         corner_linear, corner_quadratic = objective.linear(corner), objective.quadratic(corner)
         if corner_linear + corner_quadratic > value:
-            best, value = corner, corner_linear + corner_quadratic
+            best, value, stale = corner, corner_linear + corner_quadratic, 0
         cross = 0.5 * (gradient[nodes, corner[nodes]].sum() - corner_linear)
         # towards the corner C, F(X + t (C - X)) is a constant + slope * t + curve * t^2
         curve = quadratic - 2 * cross + corner_quadratic
         slope = corner_linear - linear + 2 * (cross - quadratic)
-        if slope <= tolerance * (abs(linear) + abs(quadratic)):
+        if stale >= PATIENCE or slope <= TOLERANCE * (abs(linear) + abs(quadratic)):
             break
         step = min(1.0, -slope / (2 * curve)) if curve < 0 else 1.0
         gradient += step * (objective.gradient(corner) - gradient)
