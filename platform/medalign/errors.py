@@ -18,6 +18,8 @@ MedAlignError
   DiskFullError        no room to write; exit code 74, as sysexits.h has it for input and output
   NonFiniteError       a non-finite loss or gradient under the policy `stop`
   WorkerError          an exception that is not ours ended training; it carries the worker's traceback
+    PeerError          another rank is gone, so this one cannot go on
+  StoppedError         a signal asked training to save and end; exit code 128 + its number
   FrozenError          an encoder that must stay frozen changed while it was evaluated
 """
 
@@ -101,9 +103,21 @@ class NonFiniteError(MedAlignError):
 class WorkerError(MedAlignError):
     """An exception that is not ours ended training, say in a user's own objective; `trace` is what the workers saw."""
 
-    def __init__(self, message: str, *, trace: str) -> None:
+    def __init__(self, message: str, *, trace: str = "") -> None:  # pickle gives the message alone, then the rest
         super().__init__(message)
         self.trace = trace
+
+
+class PeerError(WorkerError):
+    """Another rank is gone, so this one cannot go on: what that one raised says more."""
+
+
+class StoppedError(MedAlignError):
+    """A signal asked training to save and end, which it has done."""
+
+    def __init__(self, message: str, *, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class FrozenError(MedAlignError):

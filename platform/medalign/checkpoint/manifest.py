@@ -28,6 +28,7 @@ class TrainState:
         skipped: steps so far that were kept from the optimizer because they were not finite.
         best: the best validation figure so far, None before the first validation.
         data: what was trained on: the hash of the shards of each split that was read.
+        averages: the sums of the figures since the last line of metrics, so that the next line is not of fewer steps.
     """
 
     step: int
@@ -36,6 +37,7 @@ class TrainState:
     skipped: int = 0
     best: float | None = None
     data: Mapping[str, str] = field(default_factory=dict)
+    averages: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

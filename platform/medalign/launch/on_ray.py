@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
+import logging
 import os
-import signal
 import threading
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable
+from concurrent.futures import Future, wait
 from typing import Any
 
 import ray
@@ -16,32 +18,66 @@ import ray.train.torch
 
 from medalign import checkpoint, cluster, storage
 from medalign.data import stream
-from medalign.errors import MedAlignError, PlanError, WorkerError
+from medalign.errors import MedAlignError, PeerError, PlanError, StoppedError, WorkerError
+from medalign.launch.interrupts import Interrupts
 from medalign.launch.worker import work
 from medalign.plan import RunPlan
 from medalign.recipe import Recipe
 from medalign.tracking.console import Console
 from medalign.tracking.json_lines import follow
+from medalign.training.contract import Reason
 from medalign.training.session import set_accelerator
 
 COLLECTIVE_TIMEOUT_S = 600
+LOOK_EVERY_S = 1.0  # at which rank 0 asks Ray for preemptions
+_log = logging.getLogger(__name__)
 _train: Any = ray.train  # type checkers see the API before Train V2, which is what runs
 
 
 class RaySession:
-    """A Ray Train worker."""
+    """A Ray Train worker. Rank 0 watches for the driver's wish to stop, and asks Ray in turns whether a node goes."""
 
-    def __init__(self) -> None:
+    def __init__(self, wishes: Any) -> None:
         context = ray.train.get_context()
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
+        self._wish = wishes.wait.remote() if self.rank == 0 else None
+        self._look_at = time.monotonic() + LOOK_EVERY_S
 
     def report(self, step: int, values: dict[str, float]) -> None:
         """Report to the controller; a barrier over the ranks."""
         ray.train.report({"step": step, **values})
 
     def stop_requested(self) -> bool:
-        """Ray stops workers itself."""
-        return False
+        """Tell whether the driver wants to stop, or it is time to ask Ray for preemptions."""
+        return self._is_wished() or (self.rank == 0 and time.monotonic() >= self._look_at)
+
+    def stop_reason(self, any_rank: Callable[[bool], bool]) -> Reason | None:
+        """Ask; a barrier over the ranks."""
+        self._look_at = time.monotonic() + LOOK_EVERY_S
+        if any_rank(self._is_wished()):
+            return "asked"
+        return "preempted" if any_rank(ray.train.get_preemption_info() is not None) else None
+
+    def _is_wished(self) -> bool:
+        return self._wish is not None and bool(ray.wait([self._wish], timeout=0)[0])
+
+
+class Wishes:
+    """An actor: the driver wishes to stop, rank 0 hears of it."""
+
+    def __init__(self) -> None:
+        self._wished = asyncio.Event()
+        self._is_heard = False
+
+    async def wait(self) -> None:
+        """End when the wish comes."""
+        self._is_heard = True
+        await self._wished.wait()
+
+    async def stop(self) -> bool:
+        """Wish to stop; tell whether anybody is there to hear it."""
+        self._wished.set()
+        return self._is_heard
 
 
 def connect(recipe: Recipe) -> None:
@@ -51,19 +87,47 @@ def connect(recipe: Recipe) -> None:
         PlanError: the cluster is too small: no CPU is left for data, or GPUs are missing.
     """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    os.environ.setdefault("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "1")  # a notice may give no more than seconds
     cluster.ensure_ray(dashboard=True)
     _check_resources(recipe)
 
 
-def train_on_ray(recipe: Recipe, plan: RunPlan) -> dict[str, Any]:
+def train_on_ray(recipe: Recipe, plan: RunPlan, interrupts: Interrupts) -> dict[str, Any]:
     """Run a plan on the cluster that `connect` joined and return what rank 0 returned.
 
+    Workers that end because a node will be taken away leave a checkpoint; new ones go on elsewhere at once, and it
+    does not count as a failure.
+
     Raises:
+        StoppedError: a signal came before any worker had begun.
         MedAlignError: what a worker raised, or the failure of the worker group.
     """
-    trainer = _train.torch.TorchTrainer(
+    wishes: Any = ray.remote(num_cpus=0)(Wishes).remote()
+    console = Console(total_steps=plan.total_steps, step=_steps_done(recipe), log_every=recipe.tracking.log_every)
+    ended = False
+    try:
+        with follow(recipe.run.uri, console):
+            values = _fit(_trainer(recipe, plan, wishes), wishes, interrupts)
+            while values["reason"] == "preempted":
+                _log.warning("%s: a node goes; saved after step %d, going on.", recipe.run.uri, values["step"])
+                values = _fit(_trainer(recipe, plan, wishes), wishes, interrupts)
+        ended = True
+    except ray.train.TrainingFailedError as error:
+        raise _explain(error) from error
+    except (KeyboardInterrupt, StoppedError):
+        ray.shutdown()  # what is left of the run must not work on without its lock
+        raise
+    finally:
+        console.close(failed=not ended)
+        if ray.is_initialized():
+            ray.kill(wishes)
+    return values
+
+
+def _trainer(recipe: Recipe, plan: RunPlan, wishes: Any) -> Any:
+    return _train.torch.TorchTrainer(
         _train_one_rank,
-        train_loop_config={"recipe": recipe, "plan": plan},
+        train_loop_config={"recipe": recipe, "plan": plan, "wishes": wishes},
         datasets={"train": lambda: _remaining(recipe, plan)},
         dataset_config=_train.DataConfig(execution_options=stream.execution_options(), enable_shard_locality=False),
         scaling_config=_train.ScalingConfig(
@@ -76,42 +140,45 @@ def train_on_ray(recipe: Recipe, plan: RunPlan) -> dict[str, Any]:
         ),
         run_config=_run_config(recipe),
     )
-    console = Console(total_steps=plan.total_steps, step=_steps_done(recipe), log_every=recipe.tracking.log_every)
-    ended = False
-    try:
-        with follow(recipe.run.uri, console), _interrupts():
-            result = trainer.fit()
-        ended = True
-    except ray.train.TrainingFailedError as error:
-        raise _explain(error) from error
-    finally:
-        console.close(failed=not ended)
-    return result.return_value
 
 
-@contextlib.contextmanager
-def _interrupts() -> Iterator[None]:
-    """Make Ctrl-C what it is everywhere: KeyboardInterrupt. Ray Train's own handler aborts the run, then exits."""
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit as ending:
-        raise KeyboardInterrupt from ending
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, before)  # it would stay for the rest of the process
+def _fit(trainer: Any, wishes: Any, interrupts: Interrupts) -> dict[str, Any]:
+    """Run a trainer in a thread of its own, so that this one stays awake for signals, and return its value."""
+    fitted: Future[Any] = Future()
+
+    def fit() -> None:
+        try:
+            fitted.set_result(trainer.fit())
+        except BaseException as error:  # noqa: BLE001 - raised where the result is awaited
+            fitted.set_exception(error)
+
+    threading.Thread(target=fit, name="medalign-fit", daemon=True).start()
+    is_told = False
+    while not wait([fitted], timeout=0.1).done:
+        if interrupts.received and not is_told:
+            is_told = True
+            if not ray.get(wishes.stop.remote()):
+                raise StoppedError(
+                    f"stopped by {interrupts.received.name} before its first step; the same command goes on.",
+                    exit_code=128 + interrupts.received,
+                )
+    return fitted.result().return_value
 
 
 def _train_one_rank(config: dict[str, Any]) -> dict[str, Any]:
     set_accelerator()
     recipe, plan = config["recipe"], config["plan"]
-    session = RaySession()
+    session = RaySession(config["wishes"])
     shard = ray.train.get_dataset_shard("train")
 
     def batches(start: int) -> Any:
-        return stream.receive(shard, plan.stream, rank=session.rank, start=start, stop=plan.total_steps)
+        span = {"start": start, "stop": plan.total_steps}
+        return stream.receive(shard, plan.stream, rank=session.rank, **span, holes=plan.holes(recipe.run.uri))
 
-    return work(recipe, plan, session, batches, console=False)
+    result = work(recipe, plan, session, batches, console=False)
+    if session.rank == 0:
+        stream.write_statistics(shard, recipe.run.uri)
+    return result
 
 
 def _remaining(recipe: Recipe, plan: RunPlan) -> Any:
@@ -164,18 +231,23 @@ def _explain(error: Exception) -> MedAlignError:
     own = cluster.own_error(failure, doing="training")
     if type(own) is not MedAlignError:
         return own
-    return WorkerError(f"training failed in a worker ({type(failure).__name__}).", trace=str(error))
+    ranks = [rank for rank, found in (getattr(error, "worker_failures", None) or {}).items() if found is failure]
+    where = f"on rank {ranks[0]}" if ranks else "in a worker"
+    return WorkerError(f"training failed {where} ({type(failure).__name__}).", trace=str(error))
 
 
 def _first_failure(error: Exception) -> BaseException:
     """Return the failure that explains the others: one that we raised on purpose, else the lowest rank's.
 
-    Where one rank stops, the others fail as well, in the middle of a collective: theirs say nothing.
+    Where one rank stops, the others fail as well, in the middle of a collective: theirs say nothing (PeerError).
     """
     inner = getattr(error, "controller_failure", None)
     if isinstance(inner, BaseException):
         return inner
     failures: dict[int, BaseException] = getattr(error, "worker_failures", None) or {0: error}
-    ranks = sorted(failures)
-    own = [rank for rank in ranks if type(cluster.own_error(failures[rank], doing="training")) is not MedAlignError]
-    return failures[(own or ranks)[0]]
+
+    def says_little(rank: int) -> int:
+        own = cluster.own_error(failures[rank], doing="training")
+        return 2 if isinstance(own, PeerError) else int(type(own) is MedAlignError)
+
+    return failures[min(sorted(failures), key=says_little)]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from medalign import checkpoint, config, storage
+from medalign.data.settings import Data
+from medalign.errors import StoppedError
 from medalign.launch import folder
+from medalign.launch.interrupts import Interrupts, listening
 from medalign.plan import RunPlan, plan_run
 from medalign.recipe import Recipe, open_recipe
 from medalign.storage import locks
@@ -41,6 +45,8 @@ class TrainResult:
 def train(recipe: str, overrides: Sequence[str] = (), *, allow_change: bool = False) -> TrainResult:
     """Train what a recipe says, or go on where the same run stopped.
 
+    In the main thread, SIGTERM or SIGINT ends it after the step at work, with a checkpoint; a second one at once.
+
     Args:
         recipe: a YAML file or the name of a shipped recipe, e.g. "lvm_med/tiny_cpu".
         overrides: dotted keys laid over it, e.g. ["data.corpus=corpora/demo", "train.steps=100"].
@@ -49,6 +55,8 @@ def train(recipe: str, overrides: Sequence[str] = (), *, allow_change: bool = Fa
     Raises:
         UserError: anything wrong with the recipe, the corpus, the run's place or the plan; before training starts.
         RunLockedError: the same run is at work already, here or elsewhere.
+        StoppedError: a signal has ended it; the same call goes on.
+        KeyboardInterrupt: a second signal came.
         MedAlignError: training failed.
     """
     settled, plan, notes = _prepare(recipe, overrides, allow_change=allow_change)
@@ -56,8 +64,11 @@ def train(recipe: str, overrides: Sequence[str] = (), *, allow_change: bool = Fa
     claim = partial(
         folder.claim, settled.run.uri, config.resolve(settled), contents=plan.contents, allow_change=allow_change
     )
-    with locks.hold(locks.of_run(settled.run.uri), of=settled.run.uri):
-        values = _finished(settled, plan, claim) or start(settled, plan, claim)
+    lock = locks.of_run(settled.run.uri)
+    with listening() as interrupts, locks.hold(lock, of=settled.run.uri, on_lost=interrupts.end_now):
+        values = _finished(settled, plan, claim) or start(settled, plan, claim, interrupts)
+    if values.get("reason") == "asked" and interrupts.received:
+        raise _stopped(interrupts.received, settled.run.uri, values["step"])
     return TrainResult(
         uri=settled.run.uri,
         step=values["step"],
@@ -90,7 +101,7 @@ def _settle(name: str, overrides: Sequence[str], *, allow_change: bool) -> tuple
     settled = replace(
         recipe,
         run=replace(recipe.run, uri=storage.absolute(recipe.run.uri)),
-        data=replace(recipe.data, corpus=storage.absolute(recipe.data.corpus)),
+        data=_located(recipe.data),
     )
     plan = plan_run(seed=settled.run.seed, data=settled.data, train=settled.train, objective=settled.objective)
     uri, resolved = settled.run.uri, config.resolve(settled)
@@ -99,6 +110,13 @@ def _settle(name: str, overrides: Sequence[str], *, allow_change: bool) -> tuple
         found = folder.changes(uri, resolved, contents=plan.contents)
         notes += tuple(f"{uri}: goes on though it was started with {change}" for change in found)
     return settled, plan, notes
+
+
+def _located(data: Data) -> Data:
+    """Return the data section with whole URIs, which mean the same on every node."""
+    if data.mixture is None:
+        return replace(data, corpus=storage.absolute(data.corpus))
+    return replace(data, mixture=tuple(replace(part, uri=storage.absolute(part.uri)) for part in data.mixture))
 
 
 def _finished(recipe: Recipe, plan: RunPlan, claim: Callable[[], bool]) -> dict[str, Any] | None:
@@ -110,22 +128,30 @@ def _finished(recipe: Recipe, plan: RunPlan, claim: Callable[[], bool]) -> dict[
     return {"step": saved.state.step, "skipped": saved.state.skipped, "best": saved.state.best, "last": {}}
 
 
-def _on_ray(recipe: Recipe, plan: RunPlan, claim: Callable[[], bool]) -> dict[str, Any]:
+def _stopped(by: signal.Signals, uri: str, step: int) -> StoppedError:
+    return StoppedError(
+        f"{uri}: stopped by {by.name} after step {step}, which is saved; the same command goes on.",
+        exit_code=128 + by,
+    )
+
+
+def _on_ray(recipe: Recipe, plan: RunPlan, claim: Callable[[], bool], interrupts: Interrupts) -> dict[str, Any]:
     from medalign.launch.on_ray import connect, train_on_ray
 
     connect(recipe)
     claim()
-    return train_on_ray(recipe, plan)
+    return train_on_ray(recipe, plan, interrupts)
 
 
-def _in_process(recipe: Recipe, plan: RunPlan, claim: Callable[[], bool]) -> dict[str, Any]:
+def _in_process(recipe: Recipe, plan: RunPlan, claim: Callable[[], bool], interrupts: Interrupts) -> dict[str, Any]:
     from medalign.launch.worker import work
     from medalign.training.session import ProcessSession, process_group
     from medalign_core.types import ImageBatch
 
     def batches(start: int) -> Iterator[ImageBatch]:
-        return plan.stream.plain(0, start=start, stop=plan.total_steps)
+        return plan.stream.plain(0, start=start, stop=plan.total_steps, holes=plan.holes(recipe.run.uri))
 
     claim()
     with process_group():
-        return work(recipe, plan, ProcessSession(), batches, console=True)
+        session = ProcessSession(asked=lambda: interrupts.received is not None)
+        return work(recipe, plan, session, batches, console=True)

@@ -54,7 +54,15 @@ def work(recipe: Recipe, plan: RunPlan, session: Session, batches: Batches, *, c
     # what was allowed to change has changed from here on
     first = TrainState(step=0, seed=recipe.run.seed, global_batch=settings.global_batch, data=dict(plan.contents))
     state = (
-        replace(first, step=saved.state.step, skipped=saved.state.skipped, best=saved.state.best) if saved else first
+        replace(
+            first,
+            step=saved.state.step,
+            skipped=saved.state.skipped,
+            best=saved.state.best,
+            averages=saved.state.averages,
+        )
+        if saved
+        else first
     )
     if saved:
         checkpoint.load(saved, engine)
@@ -82,12 +90,14 @@ def work(recipe: Recipe, plan: RunPlan, session: Session, batches: Batches, *, c
         )
     with trackers:
         result = Loop(engine, session, loop_plan, trackers=trackers).run(batches(state.step), state, validation)
-    _draw_matching(recipe, engine.module, validation, is_first=session.rank == 0)
+    if result.reason is None:  # else there is no time for it
+        _draw_matching(recipe, engine.module, validation, is_first=session.rank == 0)
     return {
         "step": result.state.step,
         "skipped": result.state.skipped,
         "best": result.state.best,
         "finished": result.finished,
+        "reason": result.reason,
         "last": result.last,
     }
 

@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+WEIGHT = "micro-batches"  # beside the sums: how many they are of
+
 
 class Averages:
     """Weighted means of named scalars. A step's figures count only once the step is committed."""
@@ -35,6 +37,27 @@ class Averages:
     def forget(self) -> None:
         """Drop what was added since the last commit: a step that was not applied."""
         self._pending = None
+
+    def state(self, *, is_first: bool) -> dict[str, float]:
+        """Return the sums over all ranks of what is committed, as `load` takes them. Collective.
+
+        Afterwards the first rank holds them all, here as in a run that loads them.
+        """
+        if self._total is None:
+            return {}
+        total = self._total
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            dist.all_reduce(total)
+        self._total = total if is_first else torch.zeros_like(total)
+        return dict(zip([*self._names, WEIGHT], total.tolist(), strict=True))
+
+    def load(self, sums: Mapping[str, float], *, is_first: bool) -> None:
+        """Go on from `state()`'s sums."""
+        if not sums:
+            return
+        self._names = [name for name in sums if name != WEIGHT]
+        total = torch.tensor([*(sums[name] for name in self._names), sums[WEIGHT]], dtype=torch.float64)
+        self._total = (total if is_first else torch.zeros_like(total)).to(self._device)
 
     def reduce(self) -> dict[str, float]:
         """Return the means over all ranks and start again; {} where nothing was committed on any rank. Collective."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from medalign.checkpoint.source import TensorSource
+
+Reason = Literal["asked", "preempted"]  # why a loop ends before its plan does: a signal, or a node that is taken away
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,4 +65,7 @@ class Session(Protocol):
         """Tell the surroundings that a checkpoint of `step` is complete. Every rank calls it equally often."""
 
     def stop_requested(self) -> bool:
-        """Tell whether this rank was asked to save and end."""
+        """Tell whether this rank has a reason to save and end, or wants to ask for one. Before every step: cheap."""
+
+    def stop_reason(self, any_rank: Callable[[bool], bool]) -> Reason | None:
+        """Agree why to save and end, None to go on. Collective: called on all ranks where one `stop_requested`."""

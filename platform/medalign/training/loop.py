@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,16 +12,17 @@ from typing import Any
 import torch
 
 from medalign.checkpoint import Saver, TrainState
-from medalign.errors import NonFiniteError, OrderError, PlanError
+from medalign.errors import MedAlignError, NonFiniteError, OrderError, PeerError, PlanError, WorkerError
 from medalign.tracking import Trackers
 from medalign.training.averages import Averages
 from medalign.training.clock import Clock
-from medalign.training.contract import Session, TrainingEngine
+from medalign.training.contract import Reason, Session, TrainingEngine
 from medalign.training.settings import Train
 from medalign_core.ops.draws import draw_seed
 from medalign_core.types import ImageBatch
 
 ABANDON_S = 5.0  # that a checkpoint on its way has left when an error ends the run
+TORN = ("gloo", "Connection closed by peer", "Connection reset by peer", "NCCL", "ProcessGroup")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +55,11 @@ class LoopPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class LoopResult:
-    """How a loop ended: its last state, whether the planned steps are done, and the last figures by kind."""
+    """How a loop ended: its last state, if the planned steps are done or why not, and the last figures by kind."""
 
     state: TrainState
     finished: bool
+    reason: Reason | None = None
     last: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
@@ -68,6 +72,7 @@ class Loop:
         self._last: dict[str, dict[str, float]] = {}
         self._rates: dict[str, float] = {}
         self._saved_step = -1
+        self._reason: Reason | None = None
         self._clock = Clock()
         settings = plan.settings
         self._saver = Saver(plan.run, engine, keep=settings.keep_last, deadline=settings.upload_deadline)
@@ -80,6 +85,7 @@ class Loop:
             NonFiniteError: a non-finite loss or gradient under the policy `stop`.
             DiskFullError: no room for the run's checkpoints, seen before the first step where it can be.
             CheckpointError: a checkpoint did not reach a remote run in time.
+            WorkerError: another exception, on one of several ranks; the message names rank and step.
         """
         self._saver.check_room(self._saves_left(state.step))
         try:
@@ -88,14 +94,17 @@ class Loop:
             self._saver.abandon(ABANDON_S)
             raise
         self._saver.drain()
-        return LoopResult(state=state, finished=state.step == self._plan.total_steps, last=self._last)
+        finished = state.step == self._plan.total_steps
+        return LoopResult(state=state, finished=finished, reason=self._reason, last=self._last)
 
     def _train(self, arriving: Iterator[ImageBatch], state: TrainState, validation: list[ImageBatch]) -> TrainState:
         settings, total = self._plan.settings, self._plan.total_steps
         self._saved_step = state.step
-        while state.step < total:
+        self._averages.load(state.averages, is_first=self._session.rank == 0)
+        state = replace(state, averages={})
+        while state.step < total and not self._ends_early(state.step):
             self._saver.check()
-            with self._clock.step():
+            with self._clock.step(), self._place(state.step):
                 state = self._step(arriving, state)
             is_last = state.step == total
             if state.step % self._plan.log_every == 0 or is_last:
@@ -104,8 +113,6 @@ class Loop:
                 state = self._validate(state, validation)
             if settings.checkpoint_every and state.step % settings.checkpoint_every == 0:
                 self._save(state)
-            if self._stop_requested(state.step):
-                break
         self._save(state)
         return state
 
@@ -199,12 +206,30 @@ class Loop:
         if self._saved_step == state.step:
             return
         self._trackers.flush()
+        state = replace(state, averages=self._averages.state(is_first=self._session.rank == 0))
         self._saver.save(state, self._plan.recipe, figure=figure)
         self._saved_step = state.step
         self._session.report(state.step, self._last.get("train", {}))
 
-    def _stop_requested(self, step: int) -> bool:
-        """Agree on stopping at the steps that log, so that the ranks need not talk at every step."""
-        if step % self._plan.log_every:
-            return False
-        return self._engine.any_rank(self._session.stop_requested())
+    def _ends_early(self, step: int) -> bool:
+        """Agree, before a step, on ending here; one small collective where there are several ranks."""
+        with self._place(step):
+            if self._engine.any_rank(self._session.stop_requested()):
+                self._reason = self._session.stop_reason(self._engine.any_rank)
+        return self._reason is not None
+
+    @contextlib.contextmanager
+    def _place(self, step: int) -> Iterator[None]:
+        """Give an exception that is not ours the rank and the step, where there are several ranks."""
+        try:
+            yield
+        except MedAlignError:
+            raise
+        except Exception as error:
+            if self._session.world == 1:
+                raise
+            where = f"rank {self._session.rank}, step {step}"
+            name, trace = type(error).__name__, traceback.format_exc()
+            if any(word in str(error) for word in TORN):  # it comes as a RuntimeError like any other
+                raise PeerError(f"{where}: another rank is gone ({name}).", trace=trace) from error
+            raise WorkerError(f"{where}: training failed ({name}).", trace=trace) from error

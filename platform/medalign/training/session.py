@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from medalign.training.contract import Reason
 
 
 @dataclass
@@ -18,14 +20,19 @@ class ProcessSession:
     world: int = 1
     reports: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     stop: bool = False
+    asked: Callable[[], bool] = bool  # of nothing: False
 
     def report(self, step: int, values: dict[str, float]) -> None:
         """Keep what was reported."""
         self.reports.append((step, values))
 
     def stop_requested(self) -> bool:
-        """Tell whether `stop` was set."""
-        return self.stop
+        """Tell whether `stop` was set, or `asked` says so."""
+        return self.stop or self.asked()
+
+    def stop_reason(self, any_rank: Callable[[bool], bool]) -> Reason | None:
+        """Who wants to stop has been asked."""
+        return "asked"
 
 
 @contextlib.contextmanager

@@ -1,0 +1,66 @@
+"""Signals while a run trains: the first SIGTERM or SIGINT asks it to save and end, the next one ends it at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+HARD_END_S = 1.5  # that the stack has left to unwind after the second signal
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Interrupts:
+    """What signals have asked for.
+
+    Attributes:
+        received: the first signal, None before it.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._is_over = threading.Event()
+        self._must_end = False
+
+    def end_now(self) -> None:
+        """Raise KeyboardInterrupt in the main thread, from any thread, whatever came before."""
+        self._must_end = True
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Take a signal."""
+        if self._must_end:
+            raise KeyboardInterrupt
+        if self.received is None:
+            self.received = signal.Signals(number)
+            return
+        # whatever hangs while the stack unwinds: a store, a lock, a collective
+        threading.Thread(target=self._end_hard, args=(128 + number,), name="medalign-end", daemon=True).start()
+        raise KeyboardInterrupt
+
+    def close(self) -> None:
+        """Take no more signals."""
+        self._is_over.set()
+
+    def _end_hard(self, code: int) -> None:
+        if not self._is_over.wait(HARD_END_S):
+            os._exit(code)
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[Interrupts]:
+    """Take signals for as long as the block runs; from another thread than the main one, none arrive."""
+    found = Interrupts()
+    if threading.current_thread() is not threading.main_thread():
+        yield found
+        return
+    before = {number: signal.signal(number, found.handle) for number in SIGNALS}
+    try:
+        yield found
+    finally:
+        found.close()
+        for number, handler in before.items():
+            signal.signal(number, handler)
