@@ -60,11 +60,12 @@ def kill_runs(folder: Path, recipe: str, *, runs: int, kills: int, seed: int) ->
 
 def nursery(spec: dict[str, Any]) -> dict[str, Any]:
     """Train once undisturbed and `runs` times with `kills` kills each; compare the ends."""
-    import deepspeed  # noqa: F401
+    import deepspeed.runtime.zero.muon.muon_optimizer  # 4 s, which `initialize` takes  # noqa: F401
+    import pandas  # noqa: F401  which pyarrow looks for
     import torch
 
     import medalign.launch.worker
-    import medalign.training.engine  # noqa: F401  what a child may import
+    import medalign.training.engine  # noqa: F401
 
     torch.set_num_threads(1)
     _warm(spec["recipe"])
