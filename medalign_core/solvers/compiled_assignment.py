@@ -9,8 +9,10 @@ from numba import njit
 
 from medalign_core.solvers.compiled_sources import checksum
 
-# a kernel that only kernels call: no wrapper for Python, no cache of its own, both take long to make
-INNER: dict[str, Any] = {"nogil": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+# a kernel that only kernels call: no wrapper for Python and no cache of its own, both take long to make, and no counts
+# of references, atomic operations that took two thirds of the time: the entry point holds all arrays, none is made
+INNER: dict[str, Any] = {"nogil": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True, "_nrt": False}
+ONCE: dict[str, Any] = {"inline": "always"}  # a kernel with one caller: what is linked into another is optimised again
 LARGEST = np.int64(0x7FFFFFFFFFFFFFFF)
 LINES, MARKS = 3, 3  # rows of scratch that an assignment takes, of floats and of integers
 
@@ -33,7 +35,7 @@ def _least(bits):
     return place
 
 
-@njit(**INNER)
+@njit(**ONCE)
 @no_type_check
 def _take_best_columns(table, price, column_of, row_of, cost):
     """Give every row its best column at these prices, if it is still free; return how many rows got none."""
@@ -51,7 +53,7 @@ def _take_best_columns(table, price, column_of, row_of, cost):
     return free
 
 
-@njit(**INNER)
+@njit(**ONCE)
 @no_type_check
 def _outbid(table, price, column_of, row_of, cost, bids):
     """Let rows without a column take their best from its owner, at a price at which their second best is as good.
@@ -128,14 +130,14 @@ def _augment(table, price, column_of, row_of, start, lines, marks):
 
 @njit(**INNER)
 @no_type_check
-def assign_table(table, price, column_of, warm, lines, marks):
+def assign_table(table, price, column_of, lines, marks):
     """Write argmax over permutations of sum_i table[i, column_of[i]] and prices of the columns that prove it.
 
     Args:
         table: float64, its first n rows and columns finite.
-        price: (n,), the columns' dual; read when `warm`, and written.
+        price: (n,), the columns' dual, read and written. Any finite prices will do; those of a similar table, or of
+            `start_prices`, save most of the work.
         column_of: (n,) int64, written.
-        warm: start from the given prices (any are correct; those of a similar table save most of the work).
         lines: (LINES, at least n) float64, scratch.
         marks: (MARKS, at least n) int64, scratch.
     """
@@ -144,9 +146,6 @@ def assign_table(table, price, column_of, warm, lines, marks):
     for i in range(n):
         column_of[i] = -1
         row_of[i] = -1
-    for i in range(0 if warm else n):
-        for j in range(n):
-            price[j] = table[i, j] if i == 0 or table[i, j] > price[j] else price[j]
     if _take_best_columns(table, price, column_of, row_of, lines[2, :n]) == 0:
         return
     _outbid(table, price, column_of, row_of, lines[2, :n], 2 * n)
@@ -155,9 +154,18 @@ def assign_table(table, price, column_of, warm, lines, marks):
             _augment(table, price, column_of, row_of, i, lines, marks)
 
 
+@njit(**INNER)
+@no_type_check
+def start_prices(table, price):
+    """Write the best that each column offers."""
+    for i in range(len(price)):
+        for j in range(len(price)):
+            price[j] = table[i, j] if i == 0 or table[i, j] > price[j] else price[j]
+
+
 @no_type_check
 def _assign_tables_of(sources):
-    @njit(cache=True, nogil=True)
+    @njit(cache=True, nogil=True, no_cfunc_wrapper=True)
     @no_type_check
     def assign_tables(tables, matching):
         """Write matching[p] for each of P tables (P, n, n)."""
@@ -166,7 +174,8 @@ def _assign_tables_of(sources):
         size = tables.shape[1]
         lines, marks = np.empty((LINES + 1, size)), np.empty((MARKS, size), np.int64)
         for p in range(len(tables)):
-            assign_table(tables[p], lines[LINES], matching[p], False, lines, marks)
+            start_prices(tables[p], lines[LINES])
+            assign_table(tables[p], lines[LINES], matching[p], lines, marks)
 
     return assign_tables
 

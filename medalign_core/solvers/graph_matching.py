@@ -55,7 +55,7 @@ class GraphMatching:
     A climb is Frank-Wolfe (as FAQ, Vogelstein et al. 2015, on Lawler's form): F is quadratic, so the gradient at a mix
     of matchings is the mix of their sparse gradients, and a step costs one linear assignment and O(N k^2). Its best
     matching is polished by the exchange of two partners that gains most, until none gains. The first climb starts from
-    the assignment by vertex affinity, the second from the barycentre, every further one from the best matching so far
+    the assignment by vertex affinity, the eighth from the barycentre, every other one from the best matching so far
     with some partners vetoed, and is fused into it: each cycle or path in which the two differ is taken over if that
     gains. The result is never worse than the assignment, and F is what the problem's affinities say of the matching.
 
@@ -146,7 +146,7 @@ def default_starts(nodes: int) -> int:
     assignments, and further ones are for who wants the last percent: starts=64, or a time budget.
     """
     if nodes <= 16:
-        return 4
+        return 3
     return 16 if nodes < 64 else 1
 
 

@@ -7,14 +7,14 @@ from typing import no_type_check
 import numpy as np
 from numba import njit
 
-from medalign_core.solvers.compiled_assignment import INNER, assign_table
-from medalign_core.solvers.matching.compiled_graph import CORNER, LAST, PRICE
+from medalign_core.solvers.compiled_assignment import INNER, ONCE, assign_table
+from medalign_core.solvers.matching.compiled_graph import CLAMPED, CORNER, CORNER_GRADIENT, GRADIENT, LAST, PRICE, SUMS
 from medalign_core.solvers.matching.compiled_objective import add_nodes, gradient_at, uniform_gradient, value_parts
 
 
 @njit(**INNER)
 @no_type_check
-def best_corner(gradient, partial, warm, p, scratch):
+def best_corner(gradient, partial, p, scratch):
     """Write the matching that a linear function is largest at; return the sum of what it pays.
 
     A partial assignment is a full one of the positive part: what it takes at 0 it leaves.
@@ -22,11 +22,11 @@ def best_corner(gradient, partial, warm, p, scratch):
     n = len(p)
     table = gradient
     if partial:
-        table = scratch.clamped
+        table = scratch.squares[CLAMPED]
         for i in range(n):
             for a in range(n):
                 table[i, a] = gradient[i, a] if gradient[i, a] > 0.0 else 0.0
-    assign_table(table, scratch.lines[PRICE, :n], p, warm, scratch.lines, scratch.marks)
+    assign_table(table, scratch.lines[PRICE, :n], p, scratch.lines, scratch.marks)
     total = 0.0
     for i in range(n):
         if partial and gradient[i, p[i]] <= 0.0:
@@ -58,13 +58,13 @@ def climb_from(graph, start, barycentre, options, best, scratch):
     """
     steps, tolerance, patience, partial = options
     n = len(start)
-    gradient, corner_gradient, unary = scratch.gradient, scratch.corner_gradient, graph.unary
+    gradient, corner_gradient, unary = scratch.squares[GRADIENT], scratch.squares[CORNER_GRADIENT], graph.unary
     corner, last = scratch.marks[CORNER, :n], scratch.marks[LAST, :n]
     for i in range(n):
         last[i] = -1 if barycentre else start[i]
     gradient_at(graph, last, corner_gradient)
     if barycentre:
-        uniform_gradient(graph, n, gradient)
+        uniform_gradient(graph, n, gradient, scratch.lines[SUMS:])
         linear, total = 0.0, 0.0
         for i in range(n):
             for a in range(n):
@@ -78,7 +78,7 @@ def climb_from(graph, start, barycentre, options, best, scratch):
         linear, quadratic = value_parts(graph, start)
     value, used, stale = -np.inf, 0, 0
     while used < steps:
-        toward = best_corner(gradient, partial, True, corner, scratch)
+        toward = best_corner(gradient, partial, corner, scratch)
         used += 1
         stale += 1
         corner_linear, corner_quadratic = value_parts(graph, corner)
@@ -103,7 +103,7 @@ def climb_from(graph, start, barycentre, options, best, scratch):
     return value, used
 
 
-@njit(**INNER)
+@njit(**ONCE)
 @no_type_check
 def _follow(graph, last, corner, corner_gradient):
     """Turn the gradient at `last` into that at `corner`: consecutive corners differ in few nodes."""

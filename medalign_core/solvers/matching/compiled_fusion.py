@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from typing import no_type_check
 
+import numpy as np
 from numba import njit
 
-from medalign_core.solvers.compiled_assignment import INNER
-from medalign_core.solvers.matching.compiled_graph import BEGIN, COMPONENT, LAST, NODES, OWNER_P, OWNER_Q, TOTAL
+from medalign_core.solvers.compiled_assignment import INNER, ONCE
+from medalign_core.solvers.matching.compiled_graph import (
+    BEGIN,
+    COMPONENT,
+    FIRST,
+    LAST,
+    NODES,
+    NUMBER,
+    OTHER,
+    OWNER_P,
+    OWNER_Q,
+    TOTAL,
+)
 from medalign_core.solvers.matching.compiled_objective import between, edge_pays
 
 
@@ -52,8 +64,8 @@ def _share(graph, p, nodes, component, c):
             continue
         total += graph.unary[i, a]
         for side in range(2):
-            for k in range(graph.first[side, i], graph.first[side, i + 1]):
-                j, e = graph.other[side, k], graph.number[side, k]
+            for k in range(graph.lists[FIRST + side, i], graph.lists[FIRST + side, i + 1]):
+                j, e = graph.lists[OTHER + side, k], graph.lists[NUMBER + side, k]
                 if p[j] < 0:
                     continue
                 if side == 0:
@@ -63,7 +75,7 @@ def _share(graph, p, nodes, component, c):
     return total
 
 
-@njit(**INNER)
+@njit(**ONCE)
 @no_type_check
 def _list_components(p, q, marks):
     """List the nodes of s component by component, and number them, -1 where p and q agree; return how many there are.
@@ -107,7 +119,7 @@ def _list_components(p, q, marks):
     return count
 
 
-@njit(**INNER)
+@njit(**ONCE)
 @no_type_check
 def veto(p, gradient, low, state, nodes):
     """Set the gradient at the partners of some nodes to `low`, a twentieth to a third of them; return the next state.
@@ -138,7 +150,7 @@ def exhaust(graph, p, value, floor, partial, scratch):
     for i in range(n):
         trial[i], taken[i] = -2, 0
     total[0] = 0.0
-    i = 0
+    i = np.int64(0)  # a literal would be compiled anew
     while i >= 0:
         if i == n:
             if total[n] > value + floor:

@@ -7,25 +7,27 @@ from typing import Any, NamedTuple, no_type_check
 import numpy as np
 from numba import njit
 
-from medalign_core.solvers.compiled_assignment import INNER, LARGEST, LINES, MARKS
+from medalign_core.solvers.compiled_assignment import INNER, LARGEST, LINES, MARKS, ONCE
 
+# of the lists of a graph's edges there are four: those that leave a node of s, enter it, and likewise of t
 OUT_S, IN_S, OUT_T, IN_T = range(4)
-# rows of scratch after those of an assignment: of floats, and of integers
-PRICE, OWN, TOTAL = range(LINES, LINES + 3)
+FIRST, OTHER, NUMBER = 0, 4, 8  # where each kind begins in Graph.lists
+GRADIENT, CORNER_GRADIENT, CLAMPED = range(3)  # Scratch.squares
+# Scratch.lines and .marks, after what an assignment takes
+PRICE, OWN, TOTAL, SUMS = range(LINES, LINES + 4)
 BEST, FOUND, TRIAL, CORNER, LAST, NODES, BEGIN, COMPONENT, OWNER_P, OWNER_Q, NODES_S, NODES_T = range(MARKS, MARKS + 12)
 
 
 class Graph(NamedTuple):
     """A problem over its n valid nodes; the arrays may be larger. A matching is an array p, -1 at unmatched nodes.
 
+    Few arrays, since each costs the compiler a dozen values at every call.
+
     Attributes:
         unary: V, (N, N).
-        first: (4, N + 1); list c of node i is at first[c, i], ..., first[c, i + 1] - 1 of the next two. The lists hold
-            the edges that leave a node of s, that enter it, and likewise of t.
-        other: (4, E), the other end of the edge.
-        number: (4, E), the number of the edge in the problem.
-        lookup_s: (N, N), the number of the edge (i, j) of s, -1 where there is none.
-        lookup_t: (N, N), likewise.
+        lists: (12, max(N + 1, E)) int32: for list c of node i, lists[OTHER + c] holds the other ends of its edges and
+            lists[NUMBER + c] their numbers, at places lists[FIRST + c, i], ..., lists[FIRST + c, i + 1] - 1.
+        lookup: (2, N, N) int32, the number of the edge (i, j) of s, and of t, -1 where there is none.
         table: Q, (S, T); or (0, 0), and <x_e, y_f> + offset is evaluated on demand.
         x: (S, D).
         y: (T, D).
@@ -34,11 +36,8 @@ class Graph(NamedTuple):
     """
 
     unary: Any
-    first: Any
-    other: Any
-    number: Any
-    lookup_s: Any
-    lookup_t: Any
+    lists: Any
+    lookup: Any
     table: Any
     x: Any
     y: Any
@@ -47,16 +46,20 @@ class Graph(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """What the search of one problem writes to: tables (N, N), lines (TOTAL + 1, N + 1), marks (NODES_T + 1, N + 1)."""
+    """What the search of one problem writes to.
 
-    gradient: Any
-    corner_gradient: Any
-    clamped: Any
+    Attributes:
+        squares: (3, N, N).
+        lines: (SUMS + 2, max(N + 1, T, D)).
+        marks: (NODES_T + 1, N + 1) int64.
+    """
+
+    squares: Any
     lines: Any
     marks: Any
 
 
-@njit(**INNER)
+@njit(**ONCE)
 @no_type_check
 def order_nodes(valid, order, nodes_s, nodes_t):
     """List the valid nodes of s, and those of t in the given order; return how many there are."""
@@ -75,14 +78,14 @@ def order_nodes(valid, order, nodes_s, nodes_t):
 @no_type_check
 def index_problem(vertex, edges_s, edges_t, nodes_s, nodes_t, graph, place):
     """Fill V, the edge lists and the lookups of `graph`; `place` is scratch, (N,)."""
-    n = len(nodes_s)
+    n, lists = len(nodes_s), graph.lists
     for i in range(n):
         for a in range(n):
             graph.unary[i, a] = vertex[nodes_s[i], nodes_t[a]]
     for side in range(2):
-        edges, nodes, lookup = edges_s, nodes_s, graph.lookup_s
+        edges, nodes, lookup = edges_s, nodes_s, graph.lookup[side]
         if side == 1:
-            edges, nodes, lookup = edges_t, nodes_t, graph.lookup_t
+            edges, nodes = edges_t, nodes_t
         for i in range(len(vertex)):
             place[i] = -1
         for i in range(n):
@@ -91,10 +94,10 @@ def index_problem(vertex, edges_s, edges_t, nodes_s, nodes_t, graph, place):
                 lookup[i, j] = -1
         for end in range(2):
             c = 2 * side + end
-            _list_edges(edges, place, end, n, graph.first[c], graph.other[c], graph.number[c])
+            _list_edges(edges, place, end, n, lists[FIRST + c], lists[OTHER + c], lists[NUMBER + c])
         for i in range(n):
-            for k in range(graph.first[2 * side, i], graph.first[2 * side, i + 1]):
-                lookup[i, graph.other[2 * side, k]] = graph.number[2 * side, k]
+            for k in range(lists[FIRST + 2 * side, i], lists[FIRST + 2 * side, i + 1]):
+                lookup[i, lists[OTHER + 2 * side, k]] = lists[NUMBER + 2 * side, k]
 
 
 @njit(**INNER)

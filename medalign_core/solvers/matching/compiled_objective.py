@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 
 from medalign_core.solvers.compiled_assignment import INNER
-from medalign_core.solvers.matching.compiled_graph import IN_T, OUT_S, OUT_T
+from medalign_core.solvers.matching.compiled_graph import FIRST, NUMBER, OTHER, OUT_S
 
 SUM = {"reassoc", "contract", "nsz"}  # sums may be reordered to vectorise; nan and inf keep their meaning
 
@@ -29,7 +29,7 @@ def pair_value(table, x, y, offset, e, f):
 @no_type_check
 def edge_pays(graph, e, a, b):
     """Return w Q[e, f] for the edge f = (a, b) of t, 0 where there is none."""
-    f = graph.lookup_t[a, b]
+    f = graph.lookup[1, a, b]
     if f < 0:
         return 0.0
     return graph.weight * pair_value(graph.table, graph.x, graph.y, graph.offset, e, f)
@@ -39,16 +39,16 @@ def edge_pays(graph, e, a, b):
 @no_type_check
 def value_parts(graph, p):
     """Return the first-order and the second-order part of F(p)."""
-    first, other, number, unary = graph.first[OUT_S], graph.other[OUT_S], graph.number[OUT_S], graph.unary
+    unary, lists = graph.unary, graph.lists
     linear, quadratic = 0.0, 0.0
     for i in range(len(p)):
         if p[i] < 0:
             continue
         linear += unary[i, p[i]]
-        for k in range(first[i], first[i + 1]):
-            b = p[other[k]]
+        for k in range(lists[FIRST + OUT_S, i], lists[FIRST + OUT_S, i + 1]):
+            b = p[lists[OTHER + OUT_S, k]]
             if b >= 0:
-                quadratic += edge_pays(graph, number[k], p[i], b)
+                quadratic += edge_pays(graph, lists[NUMBER + OUT_S, k], p[i], b)
     return linear, quadratic
 
 
@@ -60,19 +60,19 @@ def add_nodes(graph, p, start, stop, scale, gradient):
     Over all nodes that is the second-order part of dF/dX at p, O(n k^2) terms. Arrays are taken out of their tuple
     once: inside the loops that would cost more than the sums.
     """
-    table, x, y, offset = graph.table, graph.x, graph.y, graph.offset
+    lists, table, x, y, offset = graph.lists, graph.table, graph.x, graph.y, graph.offset
     scale *= graph.weight
     for side in range(2):
-        first_s, other_s, number_s = graph.first[side], graph.other[side], graph.number[side]
-        first_t, other_t, number_t = graph.first[2 + side], graph.other[2 + side], graph.number[2 + side]
+        t = 2 + side
         for j in range(start, stop):
             b = p[j]
             if b < 0:
                 continue
-            for k in range(first_s[j], first_s[j + 1]):
-                i, e = other_s[k], number_s[k]
-                for m in range(first_t[b], first_t[b + 1]):
-                    gradient[i, other_t[m]] += scale * pair_value(table, x, y, offset, e, number_t[m])
+            for k in range(lists[FIRST + side, j], lists[FIRST + side, j + 1]):
+                i, e = lists[OTHER + side, k], lists[NUMBER + side, k]
+                for m in range(lists[FIRST + t, b], lists[FIRST + t, b + 1]):
+                    paid = pair_value(table, x, y, offset, e, lists[NUMBER + t, m])
+                    gradient[i, lists[OTHER + t, m]] += scale * paid
 
 
 @njit(**INNER)
@@ -82,7 +82,7 @@ def gradient_at(graph, p, gradient):
     for i in range(len(p)):
         for a in range(len(p)):
             gradient[i, a] = graph.unary[i, a]
-    add_nodes(graph, p, 0, len(p), 1.0, gradient)
+    add_nodes(graph, p, np.int64(0), len(p), 1.0, gradient)  # a literal would be compiled anew
 
 
 @njit(**INNER)
@@ -90,42 +90,46 @@ def gradient_at(graph, p, gradient):
 def between(graph, i, a, j, b):
     """Return what the edges between i and j pay when i is matched to a and j to b."""
     total = 0.0
-    if graph.lookup_s[i, j] >= 0:
-        total += edge_pays(graph, graph.lookup_s[i, j], a, b)
-    if graph.lookup_s[j, i] >= 0:
-        total += edge_pays(graph, graph.lookup_s[j, i], b, a)
+    if graph.lookup[0, i, j] >= 0:
+        total += edge_pays(graph, graph.lookup[0, i, j], a, b)
+    if graph.lookup[0, j, i] >= 0:
+        total += edge_pays(graph, graph.lookup[0, j, i], b, a)
     return total
 
 
 @njit(**INNER, fastmath=SUM)
 @no_type_check
-def uniform_gradient(graph, n, gradient):
-    """Write dF/dX at X = 1 / n everywhere, from sums over the edges of each node of s, then of each of t."""
-    features = graph.table
+def uniform_gradient(graph, n, gradient, sums):
+    """Write dF/dX at X = 1 / n everywhere, from sums over the edges of each node of s, then of each of t.
+
+    `sums` is scratch, (2, at least T), or (2, at least D) in factor form.
+    """
+    lists, features, y = graph.lists, graph.table, graph.y
     in_factors = graph.table.shape[0] == 0
     if in_factors:
         features = graph.x
-    sums = np.empty((2, features.shape[1]))
-    weight = graph.weight / n
+    weight, width = graph.weight / n, features.shape[1]
     for i in range(n):
         for a in range(n):
             gradient[i, a] = graph.unary[i, a]
         for side in range(2):
-            first, number, row = graph.first[side], graph.number[side], sums[side]
-            row[:] = 0.0
-            for k in range(first[i], first[i + 1]):
-                for d in range(len(row)):
-                    row[d] += features[number[k], d]
-        for c in range(OUT_T, IN_T + 1):
-            first, number, row = graph.first[c], graph.number[c], sums[c - OUT_T]
-            degree = graph.first[c - OUT_T, i + 1] - graph.first[c - OUT_T, i]
+            t = 2 + side
+            start, stop = lists[FIRST + side, i], lists[FIRST + side, i + 1]
+            row = sums[side]
+            for d in range(width):
+                row[d] = 0.0
+            for k in range(start, stop):
+                paid = features[lists[NUMBER + side, k]]
+                for d in range(width):
+                    row[d] += paid[d]
             for a in range(n):
                 total = 0.0
-                for m in range(first[a], first[a + 1]):
+                for m in range(lists[FIRST + t, a], lists[FIRST + t, a + 1]):
+                    f = lists[NUMBER + t, m]
                     if in_factors:
-                        total += graph.offset * degree
-                        for d in range(len(row)):
-                            total += row[d] * graph.y[number[m], d]
+                        total += graph.offset * (stop - start)
+                        for d in range(width):
+                            total += row[d] * y[f, d]
                     else:
-                        total += row[number[m]]
+                        total += row[f]
                 gradient[i, a] += weight * total

@@ -7,8 +7,17 @@ from typing import no_type_check
 import numpy as np
 from numba import njit
 
-from medalign_core.solvers.compiled_assignment import INNER
-from medalign_core.solvers.matching.compiled_graph import OWN, OWNER_P, TOTAL
+from medalign_core.solvers.compiled_assignment import INNER, ONCE
+from medalign_core.solvers.matching.compiled_graph import (
+    CORNER_GRADIENT,
+    FIRST,
+    GRADIENT,
+    NUMBER,
+    OTHER,
+    OWN,
+    OWNER_P,
+    TOTAL,
+)
 from medalign_core.solvers.matching.compiled_objective import add_nodes, between, edge_pays, gradient_at
 
 
@@ -20,7 +29,7 @@ def polish(graph, p, floor, partial, scratch):
     An exchange gives node i the node a of t; the owner j of a takes what i had. In the partial mode j may also be left
     without, and i may drop what it has. The scratch's gradient is overwritten by that at p.
     """
-    n, gradient, moved = len(p), scratch.gradient, scratch.corner_gradient
+    n, gradient, moved = len(p), scratch.squares[GRADIENT], scratch.squares[CORNER_GRADIENT]
     gradient_at(graph, p, gradient)
     for i in range(n):
         if not partial:
@@ -32,7 +41,7 @@ def polish(graph, p, floor, partial, scratch):
             gain, i, a, j, b = _best_swap(graph, p, moved, scratch)
         if gain <= floor:
             return True
-        _rematch(graph, p, gradient, i, -1)
+        _rematch(graph, p, gradient, i, np.int64(-1))  # a literal would be compiled anew
         if j >= 0:
             _rematch(graph, p, gradient, j, b)
         if a >= 0:
@@ -59,7 +68,7 @@ def _gather(gradient, p, i, moved):
         moved[i, j] = gradient[i, p[j]] - own
 
 
-@njit(**INNER)
+@njit(**ONCE)
 @no_type_check
 def _regather(graph, gradient, p, i, j, moved):
     """Follow the exchange of the partners of i and j: two columns, and the rows of these nodes and their neighbours."""
@@ -68,23 +77,23 @@ def _regather(graph, gradient, p, i, j, moved):
     for node in (i, j):
         _gather(gradient, p, node, moved)
         for side in range(2):
-            for k in range(graph.first[side, node], graph.first[side, node + 1]):
-                _gather(gradient, p, graph.other[side, k], moved)
+            for k in range(graph.lists[FIRST + side, node], graph.lists[FIRST + side, node + 1]):
+                _gather(gradient, p, np.int64(graph.lists[OTHER + side, k]), moved)
 
 
-@njit(**INNER)
+@njit(**ONCE)
 @no_type_check
 def _best_swap(graph, p, moved, scratch):
     """Return (gain, i, a, j, b) of the best exchange in a permutation: i gets a from j, who gets b."""
     n = len(p)
     gains = scratch.lines[TOTAL]
-    best, first, second = -np.inf, 0, 0
+    best, first, second = -np.inf, np.int64(0), np.int64(0)  # literals would compile the caller anew
     for i in range(n):
         for j in range(i + 1, n):
             gains[j] = moved[i, j] + moved[j, i]
         for side in range(2):
-            for k in range(graph.first[side, i], graph.first[side, i + 1]):
-                j, e = graph.other[side, k], graph.number[side, k]
+            for k in range(graph.lists[FIRST + side, i], graph.lists[FIRST + side, i + 1]):
+                j, e = graph.lists[OTHER + side, k], graph.lists[NUMBER + side, k]
                 if j > i:  # an edge between the two: the gradients count it as if the other end stayed
                     gains[j] += edge_pays(graph, e, p[i], p[j]) + edge_pays(graph, e, p[j], p[i])
         for j in range(i + 1, n):
@@ -93,7 +102,7 @@ def _best_swap(graph, p, moved, scratch):
     return best, first, p[second], second, p[first]
 
 
-@njit(**INNER)
+@njit(**ONCE)
 @no_type_check
 def _best_move(graph, p, gradient, scratch):
     """Return (gain, i, a, j, b) of the best exchange in a partial matching; a, j or b are -1 where there is none."""
@@ -106,7 +115,7 @@ def _best_move(graph, p, gradient, scratch):
         if p[i] >= 0:
             owner[p[i]] = i
             own[i] = gradient[i, p[i]]
-    best, first, to, second, then = -np.inf, 0, -1, -1, -1
+    best, first, to, second, then = -np.inf, np.int64(0), np.int64(-1), np.int64(-1), np.int64(-1)
     for i in range(n):
         mine = p[i]
         if mine >= 0 and -own[i] > best:

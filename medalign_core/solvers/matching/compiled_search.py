@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 
 from medalign_core.solvers import compiled_assignment
-from medalign_core.solvers.compiled_assignment import INNER
+from medalign_core.solvers.compiled_assignment import INNER, ONCE, start_prices
 from medalign_core.solvers.compiled_sources import checksum
 from medalign_core.solvers.matching import tolerances
 from medalign_core.solvers.matching.compiled_climb import best_corner, climb_from
@@ -16,12 +16,13 @@ from medalign_core.solvers.matching.compiled_fusion import exhaust, fuse, veto
 from medalign_core.solvers.matching.compiled_graph import (
     BEST,
     FOUND,
+    GRADIENT,
     LAST,
     NODES,
     NODES_S,
     NODES_T,
     PRICE,
-    TOTAL,
+    SUMS,
     TRIAL,
     Graph,
     Scratch,
@@ -31,14 +32,14 @@ from medalign_core.solvers.matching.compiled_graph import (
 )
 from medalign_core.solvers.matching.compiled_objective import gradient_at, value_parts
 from medalign_core.solvers.matching.compiled_polish import polish
-from medalign_core.solvers.matching.tolerances import FLOOR, MARGIN, PATIENCE, TOLERANCE
+from medalign_core.solvers.matching.tolerances import BARYCENTRE, FLOOR, MARGIN, PATIENCE, TOLERANCE
 
 DONE, USED, DRAWS, FAILED = range(4)  # the columns of `tally`
 
 
 @no_type_check
 def _solve_problems_of(sources):
-    @njit(cache=True, nogil=True)
+    @njit(cache=True, nogil=True, no_cfunc_wrapper=True)
     @no_type_check
     def solve_problems(
         which,
@@ -89,14 +90,12 @@ def _solve_problems_of(sources):
         if sources < 0:
             return
         size, edges = vertex.shape[1], max(edges_s.shape[1], edges_t.shape[1])
-        lines, marks = np.empty((TOTAL + 1, size + 1)), np.empty((NODES_T + 1, size + 1), np.int64)
-        gradients = np.empty((size, size)), np.empty((size, size)), np.empty((size, size))
-        scratch = Scratch(*gradients, lines, marks)
-        unary, first = np.empty((size, size)), np.empty((4, size + 1), np.int32)
-        lookups = np.empty((size, size), np.int32), np.empty((size, size), np.int32)
-        lists = np.empty((4, edges), np.int32), np.empty((4, edges), np.int32)
+        lines = np.empty((SUMS + 2, max(size + 1, edges, x.shape[2])))
+        scratch = Scratch(np.empty((3, size, size)), lines, np.empty((NODES_T + 1, size + 1), np.int64))
+        unary, marks, lists = np.empty((size, size)), scratch.marks, np.empty((12, max(size + 1, edges)), np.int32)
+        lookup = np.empty((2, size, size), np.int32)
         for g in which:
-            graph = Graph(unary, first, *lists, *lookups, table[g], x[g], y[g], offset, weight)
+            graph = Graph(unary, lists, lookup, table[g], x[g], y[g], offset, weight)
             if first_round == 0:
                 _weigh(graph, vertex[g], value[g], tally[g], lines[0])
             n = order_nodes(valid[g], order[g], marks[NODES_S], marks[NODES_T])
@@ -116,7 +115,7 @@ def _solve_problems_of(sources):
 solve_problems = _solve_problems_of(checksum(__file__, compiled_assignment.__file__, tolerances.__file__))
 
 
-@njit(**INNER)
+@njit(**ONCE)
 @no_type_check
 def _weigh(graph, vertex, value, tally, line):
     """Write the floor of a problem, and whether its affinities are too large to add up, or not finite."""
@@ -130,7 +129,7 @@ def _weigh(graph, vertex, value, tally, line):
     value[1] = FLOOR * (vertex_size + graph.weight * pair_size)
 
 
-@njit(**INNER)
+@njit(**ONCE)
 @no_type_check
 def _renumber(matching, nodes_s, nodes_t, place, p):
     """Write a matching in the numbers of the search; a partner that is a hole is none."""
@@ -143,18 +142,19 @@ def _renumber(matching, nodes_s, nodes_t, place, p):
         p[i] = place[a] if a >= 0 else -1
 
 
-@njit(**INNER)
+@njit(**ONCE)
 @no_type_check
 def _search(graph, best, given, rounds, options, value, tally, scratch):
     """Search one problem; `best` is a matching to begin with, read as `matching` is above, and the answer."""
     steps, partial, tried = options
     n, floor = len(best), value[1]
-    found, trial, price = scratch.marks[FOUND, :n], scratch.marks[TRIAL, :n], scratch.lines[PRICE]
+    found, trial, price = scratch.marks[FOUND, :n], scratch.marks[TRIAL, :n], scratch.lines[PRICE, :n]
     for i in range(n):
         trial[i], price[i] = best[i], 0.0
     if rounds[0] == 0:
         tally[USED] += 1
-        best_corner(graph.unary, partial, False, best, scratch)
+        start_prices(graph.unary, price)
+        best_corner(graph.unary, partial, best, scratch)
         linear, quadratic = value_parts(graph, best)
         value[0] = linear + quadratic
         if n <= tried:
@@ -165,16 +165,19 @@ def _search(graph, best, given, rounds, options, value, tally, scratch):
         else:
             _copy(best, trial)
     for climb in range(rounds[0], rounds[1]):
-        if climb > 1:
+        kicked = climb > 0 and climb != BARYCENTRE
+        if kicked:
             if n < 3:
                 return
-            gradient_at(graph, best, scratch.gradient)
-            tally[DRAWS] = veto(best, scratch.gradient, -1e13 * floor, tally[DRAWS], scratch.marks[NODES])
-            best_corner(scratch.gradient, partial, True, trial, scratch)
+            gradient_at(graph, best, scratch.squares[GRADIENT])
+            tally[DRAWS] = veto(best, scratch.squares[GRADIENT], -1e13 * floor, tally[DRAWS], scratch.marks[NODES])
+            best_corner(scratch.squares[GRADIENT], partial, trial, scratch)
             tally[USED] += 1
-        got, taken = climb_from(graph, trial, climb == 1, (steps, TOLERANCE, PATIENCE, partial), found, scratch)
+        got, taken = climb_from(
+            graph, trial, climb == BARYCENTRE, (steps, TOLERANCE, PATIENCE, partial), found, scratch
+        )
         tally[USED] += taken
-        if climb > 1:
+        if kicked:
             _copy(best, trial)
             if got > value[0]:
                 _copy(found, trial)

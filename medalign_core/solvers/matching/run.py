@@ -57,7 +57,7 @@ class Path(Protocol):
         """Search these problems from one round to another, into `outcome`, of whose matchings only theirs are written.
 
         Round 0 weighs the affinities, begins with the assignment and climbs from it or, if `given`, from the matching
-        in `outcome`; round 1 climbs from the barycentre; every further one from the best matching so far with some
+        in `outcome`; round BARYCENTRE climbs from there; every other one from the best matching so far with some
         partners vetoed, and fuses. What `outcome` holds is read where the first round is not 0. A problem whose
         affinities do not add up to finite numbers is marked and left alone.
         """
@@ -128,7 +128,7 @@ def _spend(way: Path, g: int, outcome: Outcome, *, options: Options, given: bool
     trace = [(perf_counter() - begin, float(value[0]))]
     if once:
         return np.array(trace)
-    at, rounds = max(2, options.starts), 1
+    at, rounds = max(1, options.starts), 1
     while perf_counter() - begin < options.time_budget:
         before = perf_counter()
         way.solve(which, (at, at + rounds), outcome)

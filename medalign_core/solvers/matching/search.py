@@ -9,7 +9,7 @@ from medalign_core.solvers.assignment import assign
 from medalign_core.solvers.matching.moves import draw_nodes, exhaust, fuse, polish
 from medalign_core.solvers.matching.objective import Objective
 from medalign_core.solvers.matching.run import Options
-from medalign_core.solvers.matching.tolerances import PATIENCE, TOLERANCE
+from medalign_core.solvers.matching.tolerances import BARYCENTRE, PATIENCE, TOLERANCE
 
 
 class Search:
@@ -36,7 +36,7 @@ class Search:
         if len(self.p) <= self._tried:
             return
         for climb in range(first, stop):
-            if climb > 1:
+            if climb not in (0, BARYCENTRE):
                 self._improve()
                 continue
             found = self._climb(start if climb == 0 else None)
