@@ -28,7 +28,7 @@ check: setup  ## static: format, lint, floors, types
 	@$(PYTHON_BIN)/python scripts/doors.py
 	@$(PYTHON_BIN)/mypy --no-error-summary
 
-bench: setup  ## images per second of `medalign train` beside a plain DataLoader script
+bench: bench-setup  ## images per second of the stream beside Ray Data, a DataLoader and WebDataset; about 15 minutes
 	@$(PYTHON_BIN)/python bench/throughput.py
 
 bench-memory: setup  ## memory of a run as its corpus grows tenfold
