@@ -1,7 +1,9 @@
-"""Objectives of a user: InfoNCE that kills its own process, once, in the middle of a step."""
+"""Objectives of a user: InfoNCE that kills its own process in the middle of a step, or tells what it sees."""
 
+import json
 import os
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,3 +37,31 @@ class Mortal(InfoNCE):
         if (batch.key.step, batch.key.index) == (self.dies_at, 1) and not Path(self.marker).exists():
             Path(self.marker).touch()
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Telling(InfoNCE):
+    """InfoNCE that tells, line by line in a file, which process met which samples when.
+
+    Attributes:
+        log: the file.
+    """
+
+    log: str = ""
+
+    def build(self, model: nn.Module) -> InfoNCEModule:
+        """Return the module."""
+        module = InfoNCEModule(self, model)
+        module.register_forward_pre_hook(self._tell)
+        return module
+
+    def _tell(self, module: nn.Module, arguments: tuple[ImageBatch]) -> None:
+        (batch,) = arguments
+        if not batch.weight or not module.training:
+            return
+        first = not getattr(module, "has_told", False)
+        module.has_told = True  # type: ignore[assignment]
+        place = {"step": batch.key.step, "index": batch.key.index, "rank": int(os.environ["RANK"]), "pid": os.getpid()}
+        line = {**place, "time": time.time(), "new": first, "ids": batch.ids.tolist()}
+        with open(self.log, "a") as file:
+            file.write(json.dumps(line) + "\n")

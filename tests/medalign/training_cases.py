@@ -205,3 +205,33 @@ def _wait_for(run: str) -> checkpoint.Saved:
         assert time.monotonic() < end, f"no checkpoint of {run}"
         time.sleep(0.1)
     return saved
+
+
+def fail_on_last(
+    rank: int, world: int, *, breaks_at: int | None = None, length: int | None = None, **arguments: Any
+) -> tuple[str, str, float]:
+    """Train until the last rank fails, and with it the others; return the error's class and text, and when it came.
+
+    Args:
+        rank: of this process.
+        world: ranks.
+        breaks_at: the step in which the last rank raises a KeyError.
+        length: micro-batches after which the last rank's stream ends.
+        arguments: of `train`.
+    """
+    is_last = rank == world - 1
+    forward = WatchedEngine.forward
+
+    def broken(engine: WatchedEngine, batch: Any) -> Any:
+        if is_last and batch.key.step == breaks_at:
+            raise KeyError("a user's own mistake")
+        return forward(engine, batch)
+
+    WatchedEngine.forward = broken  # type: ignore[method-assign]
+    try:
+        train(rank, world, length=length if is_last else None, **arguments)
+    except MedAlignError as error:
+        return type(error).__name__, str(error), time.time()
+    finally:
+        WatchedEngine.forward = forward  # type: ignore[method-assign]
+    raise AssertionError("nothing was raised")
