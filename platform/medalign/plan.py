@@ -92,17 +92,18 @@ def plan_run(*, seed: int, data: Data, train: Train, objective: Any) -> RunPlan:
         validation_batches=batches,
         total_steps=total,
         graphs_per_step=train.global_batch // graph_size if graph_size else None,
-        contents=_contents(data, (*splits, *((train.validation_split,) if train.validate_every else ()))),
+        contents=_contents(data, splits, (train.validation_split,) if train.validate_every else ()),
     )
 
 
-def _contents(data: Data, splits: tuple[str, ...]) -> dict[str, str]:
+def _contents(data: Data, splits: tuple[str, ...], validation: tuple[str, ...]) -> dict[str, str]:
     """Return a hash of the rows of each split; in a mixture, of each split of each corpus."""
     found: dict[str, str] = {}
     for number, part in enumerate(data.parts):
         corpus = manifest.read(part.uri)
-        of_part = "" if data.mixture is None else f" of data.mixture.{number}"
-        found |= {f"{split}{of_part}": corpus.content(split) for split in dict.fromkeys(splits)}
+        of_part = "" if data.mixture is None else f" of data.mixture[{number}]"
+        wanted = dict.fromkeys((*splits, *(validation if number == 0 else ())))
+        found |= {f"{split}{of_part}": corpus.content(split) for split in wanted}
     return found
 
 

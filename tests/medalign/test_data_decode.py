@@ -155,7 +155,7 @@ def test_broken_rows_are_holes_that_shift_nobody() -> None:
     assert np.array_equal(holed["row"], clean["row"])
     assert holed["id"].tolist() == [f"row-{n}" for n in range(6)]
     reasons = [
-        *("", "more than 64000000 pixels", ""),
+        *("", "more than 16777216 pixels", ""),
         *("not a whole image (OSError)", "empty", ""),
     ]
     assert holed["reason"].tolist() == reasons

@@ -201,7 +201,7 @@ def test_settings_and_sources_that_cannot_be_used_are_refused_before_ray_works(t
     source, out = str(write_folder(tmp_path / "set", per_class=2)), str(tmp_path / "c")
     (tmp_path / "empty").mkdir()
     for wrong, message in (
-        ({"max_side": 4}, "max_side must be >= 8"),
+        ({"max_side": 4}, r"max_side must be in \[8, 4096\] pixels"),
         ({"encoding": "gif"}, "encoding must be one of auto, png, jpeg"),
         ({"quarantine_budget": 1.5}, r"quarantine_budget must be in \[0, 1\]"),
         ({"shard_rows": 0}, "shard_rows must be >= 1"),

@@ -19,6 +19,7 @@ from medalign_core.ops.draws import draw_seed
 
 FORMATS = ("PNG", "JPEG")
 VIEWS = 2
+MAX_PIXELS = 4096 * 4096  # a row of more is a bomb: what prepares a corpus scales larger images down
 
 
 class View(NamedTuple):
@@ -92,8 +93,9 @@ def open_image(data: bytes | pa.Buffer) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own cap is an error, below
             image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
-        if image.width * image.height > images.MAX_PIXELS:
-            raise ValueError(f"{image.width} x {image.height} pixels, more than {images.MAX_PIXELS}")
+        limit = MAX_PIXELS if image.mode in ("L", "RGB") else MAX_PIXELS // 4  # the others take more memory on the way
+        if image.width * image.height > limit:
+            raise ValueError(f"{image.width} x {image.height} pixels, more than {limit}")
         image.load()
         if "exif" in image.info:
             image = ImageOps.exif_transpose(image)
@@ -101,7 +103,7 @@ def open_image(data: bytes | pa.Buffer) -> Image.Image:
     except UnidentifiedImageError as error:  # its text has the address of the buffer
         raise ValueError("not a PNG or a JPEG") from error
     except Image.DecompressionBombError as error:
-        raise ValueError(f"more than {images.MAX_PIXELS} pixels") from error
+        raise ValueError(f"more than {MAX_PIXELS} pixels") from error
     except (OSError, SyntaxError) as error:  # what Pillow raises for broken bytes
         raise ValueError(f"not a whole image ({type(error).__name__})") from error
 

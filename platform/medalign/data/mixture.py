@@ -39,7 +39,7 @@ class Mixture:
         for number, slots in enumerate(self.slots):
             if not slots:
                 raise PlanError(
-                    f"data.mixture.{number}.weight={self.weights[number]:g} is less than 1/{CYCLE} of all weights;"
+                    f"data.mixture[{number}].weight={self.weights[number]:g} is less than 1/{CYCLE} of all weights;"
                     " raise it, or leave that corpus out."
                 )
 

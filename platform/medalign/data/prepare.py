@@ -18,6 +18,7 @@ from medalign.errors import CorpusError, QuarantineError
 
 ALGORITHM = 1  # raised when the same settings begin to give other bytes
 NAMED_FAILURES = 10
+MAX_SIDE = 4096  # of a stored image: what training decodes, and refuses beyond (decode.py)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,8 +118,8 @@ def prepare(
 
 
 def _check_image_settings(max_side: int, max_pixels: int, encoding: str) -> None:
-    if max_side < 8:
-        raise CorpusError(f"max_side must be >= 8, got {max_side}.")
+    if not 8 <= max_side <= MAX_SIDE:
+        raise CorpusError(f"max_side must be in [8, {MAX_SIDE}] pixels, got {max_side}.")
     if max_pixels < 1:
         raise CorpusError(f"max_pixels must be >= 1, got {max_pixels}.")
     if encoding not in images.ENCODINGS:

@@ -20,7 +20,7 @@ PACKAGES = ("medalign", "torch", "ray", "deepspeed", "transformers", "numpy", "s
 # What may differ when a run goes on: nothing here changes which samples a step sees or what it computes with them.
 FREE = (
     ("run", "uri"),
-    ("data", "corpus"),
+    *(("data", key) for key in ("corpus", "max_bad_share", "on_damage")),
     ("tracking",),
     *(("train", key) for key in ("workers", "zero_stage", "max_failures", "cpus_per_worker", "gpus_per_worker")),
     *(("train", key) for key in ("threads", "keep_last", "checkpoint_every", "on_nonfinite", "validate_every")),
