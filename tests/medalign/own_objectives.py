@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import ray
 from torch import nn
 
 from medalign_core.objectives.info_nce.module import InfoNCEModule
@@ -62,6 +63,24 @@ class Telling(InfoNCE):
         first = not getattr(module, "has_told", False)
         module.has_told = True  # type: ignore[assignment]
         place = {"step": batch.key.step, "index": batch.key.index, "rank": int(os.environ["RANK"]), "pid": os.getpid()}
-        line = {**place, "time": time.time(), "new": first, "ids": batch.ids.tolist()}
+        node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
+        line = {**place, "time": time.time(), "new": first, "node": node, "ids": batch.ids.tolist()}
         with open(self.log, "a") as file:
             file.write(json.dumps(line) + "\n")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slow(InfoNCE):
+    """InfoNCE whose forwards take long from step 3 on.
+
+    Attributes:
+        seconds: how long.
+    """
+
+    seconds: float = 30.0
+
+    def build(self, model: nn.Module) -> InfoNCEModule:
+        """Return the module."""
+        module = InfoNCEModule(self, model)
+        module.register_forward_pre_hook(lambda _, batches: time.sleep(self.seconds * (batches[0].key.step >= 3)))
+        return module

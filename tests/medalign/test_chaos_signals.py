@@ -17,7 +17,7 @@ from striped_corpus import write_corpus
 from medalign import checkpoint
 
 STEPS = 400
-WAIT_S = 150
+WAIT_S = 300  # a busy machine takes minutes to start Ray
 # the driver sees what a user's sees: no settings of these tests but the speed of one thread
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
 
@@ -119,9 +119,11 @@ def test_a_signal_ends_training_on_ray_with_a_checkpoint(recipe: str, tmp_path: 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_second_interrupt_ends_at_once(recipe: str, tmp_path: Path, workers: int) -> None:
     run = tmp_path / "run"
-    with training(recipe, run, f"train.workers={workers}") as process:
+    slow = "objective={type: own_objectives:Slow, projection_size: 8}"  # the step at work will not end soon
+    with training(recipe, run, f"train.workers={workers}", slow) as process:
         process.send_signal(signal.SIGINT)
-        time.sleep(0.02)  # less than a save takes; else the first has ended it already
+        time.sleep(1)
+        assert process.poll() is None
         code, seconds = end_by(process, signal.SIGINT)
     print(f"R7 {workers} workers, second SIGINT: exit code {code} after {seconds:.1f} s")  # noqa: T201
     assert code == 130
