@@ -74,7 +74,7 @@ def goes_on(recipe: str, run: Path, *more: str) -> None:
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.chaos)])
 def test_a_signal_ends_training_in_one_process_with_a_checkpoint(
     recipe: str, tmp_path: Path, number: signal.Signals
 ) -> None:
