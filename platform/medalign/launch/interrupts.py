@@ -25,6 +25,12 @@ class Interrupts:
         self._is_over = threading.Event()
         self._must_end = False
 
+    def take(self) -> None:
+        """Take the signals from whoever has them: `ray.init` puts a handler of its own over SIGTERM."""
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                signal.signal(number, self.handle)
+
     def end_now(self) -> None:
         """Raise KeyboardInterrupt in the main thread, from any thread, whatever came before."""
         self._must_end = True
@@ -57,7 +63,8 @@ def listening() -> Iterator[Interrupts]:
     if threading.current_thread() is not threading.main_thread():
         yield found
         return
-    before = {number: signal.signal(number, found.handle) for number in SIGNALS}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    found.take()
     try:
         yield found
     finally:

@@ -139,6 +139,7 @@ def _on_ray(recipe: Recipe, plan: RunPlan, claim: Callable[[], bool], interrupts
     from medalign.launch.on_ray import connect, train_on_ray
 
     connect(recipe)
+    interrupts.take()
     claim()
     return train_on_ray(recipe, plan, interrupts)
 
