@@ -45,3 +45,16 @@ def test_many_small_figures_do_not_lose_their_digits() -> None:
     found = averages.reduce()
     assert abs(found["loss"] - float(torch.tensor(0.1))) < 1e-12
     assert found["hamming"] == 1e6
+
+
+def test_sums_that_are_saved_and_loaded_give_the_line_that_would_have_been() -> None:
+    straight, first, second = (Averages(torch.device("cpu")) for _ in range(3))
+    values = torch.rand(6, dtype=torch.float32, generator=torch.Generator().manual_seed(1))
+    for place, value in enumerate(values):
+        for averages in (straight, first if place < 2 else second):
+            if place == 2 and averages is second:
+                second.load(first.state(is_first=True), is_first=True)
+            averages.add(1.0, {"loss": value})
+            averages.commit()
+    assert second.reduce() == straight.reduce()
+    assert second.state(is_first=True) == {}
