@@ -75,12 +75,21 @@ def show(
     contact_sheet: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw pictures of each class into this PNG.")
     ] = None,
+    order: Annotated[
+        bool, typer.Option("--order", help="Measure how well training would shuffle it, by data.shuffle_rows.")
+    ] = False,
+    micro_batch: Annotated[int, typer.Option(help="train.micro_batch, for --order.")] = 64,
+    global_batch: Annotated[int, typer.Option(help="train.global_batch, for --order.")] = 128,
 ) -> None:
     """Show a corpus: columns, counts per split and class, where it came from."""
-    from medalign.cli.printing import show_corpus
+    from medalign.cli.printing import show_corpus, show_order
     from medalign.data.show import show as summarise
 
     show_corpus(summarise(uri, contact_sheet=contact_sheet), whole=True)
+    if order:
+        from medalign.data.shuffle_quality import measure_windows
+
+        show_order(measure_windows(uri, micro_batch=micro_batch, global_batch=global_batch))
 
 
 @app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from rich.console import Console
@@ -12,6 +12,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from medalign.data.show import Summary
+    from medalign.data.shuffle_quality import Quality
     from medalign.data.validate import Report
     from medalign.evaluation.embed import EmbedResult
     from medalign.evaluation.result import EvaluationResult, Score
@@ -46,6 +47,16 @@ def show_corpus(corpus: Summary, *, whole: bool = False) -> None:
     if corpus.contact_sheet:
         _line(f"contact sheet: {corpus.contact_sheet}")
     _line(f"{corpus.rows:,} rows, {len(corpus.classes)} classes: {corpus.uri}")
+
+
+def show_order(measured: Sequence[Quality]) -> None:
+    """Print how well the training split is shuffled, a line for each `data.shuffle_rows`."""
+    table = _table("data.shuffle_rows", "displacement", "parting", "row groups in a micro-batch", "if uniform")
+    for found in measured:
+        shares = (f"{found.displacement:.3f}", f"{found.parting:.3f}")
+        table.add_row(f"{found.shuffle_rows:,}", *shares, f"{found.row_groups:.1f}", f"{found.uniform_row_groups:.1f}")
+    _show(table)
+    _line("displacement and parting: shares of all rows that a row travels, and that neighbours part; uniform is 0.333")
 
 
 def show_problems(report: Report) -> None:
