@@ -12,7 +12,7 @@ from test_chaos_ray import options, told
 from medalign import checkpoint, train
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
-STEPS, DRAINED_AT, DEADLINE_S = 400, 20, 20
+STEPS, DRAINED_AT, DEADLINE_S = 80, 20, 20
 
 
 @pytest.fixture
