@@ -1,11 +1,14 @@
 """The stream through Ray Data is the plain iterator, whoever reads fast or slow; out of turn is refused."""
 
+import re
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
+import ray.data
 import torch
 from striped_corpus import write_corpus
 
@@ -13,7 +16,7 @@ from medalign.data.batches import BatchStream
 from medalign.data.order import Order
 from medalign.data.reader import RowSource
 from medalign.data.settings import Data
-from medalign.data.stream import receive, training_dataset
+from medalign.data.stream import receive, training_dataset, write_statistics
 from medalign.errors import OrderError
 from medalign_core.types import ImageBatch
 
@@ -109,6 +112,69 @@ def test_ray_data_delivers_the_plain_stream_to_fast_and_slow_ranks(corpus: str, 
         assert len(found[rank]) == len(expected) == 6 * -(-3 // world)
         for batch, wanted in zip(found[rank], expected, strict=True):
             assert_same(batch, wanted)
+
+
+def test_resuming_opens_the_row_groups_of_the_steps_that_are_left_and_no_others(
+    corpus: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = stream_of(corpus, 1)
+    opened: list[int] = []
+    read = RowSource._read
+    monkeypatch.setattr(RowSource, "_read", lambda self, group, *rest: opened.append(group) or read(self, group, *rest))
+    ends = np.cumsum(stream.source.sizes)
+    for start in (0, 3, 4, 5 * 1_000_000 + 4):  # 5 steps an epoch, 2 a window: the last one is in epoch a million
+        opened.clear()
+        list(stream.plain(0, start=start, stop=start + 1))
+        needed = np.unique(np.searchsorted(ends, stream.order.step_rows(start), side="right")).tolist()
+        assert sorted(opened) == needed
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_statistics_show_reading_decoding_and_batching_as_operators_in_worker_processes(
+    corpus: str, tmp_path: Path
+) -> None:
+    stream = stream_of(corpus, 2)
+    shards = training_dataset(stream, start=0, stop=4).streaming_split(2, equal=True)
+    ranks = [threading.Thread(target=read, args=(shards[r], stream, r, (0, 4), 0.0)) for r in range(2)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(timeout=240)
+    write_statistics(shards[0], str(tmp_path))
+    said = (tmp_path / "stream.txt").read_text()
+    assert re.search(r"Operator \d+ MapBatches\(read_windows\): 2 tasks executed, 2 blocks produced", said)
+    assert re.search(r"Operator \d+ StreamingRepartition\[num_rows_per_block=4,strict=True\]: \d+ tasks executed", said)
+    # four steps of three micro-batches and a padding one, each decoded and augmented by a task of its own
+    assert re.search(r"Operator \d+ MapBatches\(decode_views\): 16 tasks executed, 16 blocks produced", said)
+    assert said.count("* Remote cpu time:") >= 3
+    decoding = said.split("MapBatches(decode_views)")[1]
+    assert re.search(r"Output num rows per block: 4 min, 4 max, 4 mean, 64 total", decoding)
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_only_decoding_claims_cpus(corpus: str) -> None:
+    dag = training_dataset(stream_of(corpus, 1), start=0, stop=4)._logical_plan.dag
+    claims = {}
+    while dag.input_dependencies:
+        claims[dag.name] = dag.ray_remote_args.get("num_cpus", 1)
+        (dag,) = dag.input_dependencies
+    assert claims.pop("MapBatches(decode_views)") == 1
+    assert set(claims.values()) == {0}
+    assert len(claims) == 2
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_a_micro_batch_larger_than_ray_s_blocks_stays_one(corpus: str) -> None:
+    source = RowSource.open(corpus, ("train",))
+    order = Order(seed=2, row_groups=source.sizes, micro_batch=35, global_batch=70, shuffle_rows=70)
+    stream = BatchStream(order, source, Data(corpus=corpus, image_size=1200), 1)  # 288 MB, of 128 MiB a block
+    context = ray.data.DataContext.get_current()
+    before = context.target_max_block_size
+    try:
+        training_dataset(stream, start=0, stop=1)
+        assert context.target_max_block_size > 35 * 2 * 3 * 1200**2
+    finally:
+        context.target_max_block_size = before
 
 
 @pytest.mark.usefixtures("ray_local")
