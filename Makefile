@@ -9,7 +9,7 @@ help:  ## what there is
 setup:  ## a .venv with everything that demo and test need
 	@scripts/setup.sh
 
-demo: setup  ## real medical images -> corpus -> LVM-Med on 2 workers -> probe -> report.html
+demo: setup  ## real medical images -> corpus on an S3 server of its own -> LVM-Med on 2 workers -> probe -> report.html
 	@$(PYTHON_BIN)/python jobs/demo.py
 
 test: setup  ## the tests, under 12 minutes on 2 cores
