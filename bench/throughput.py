@@ -24,6 +24,7 @@ import tarfile
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -66,7 +67,8 @@ def compare_streams(folder: str, arguments: argparse.Namespace) -> None:
     for turn in range(arguments.rounds):
         for way in WAYS[turn % len(WAYS) :] + WAYS[: turn % len(WAYS)]:
             sizes = (arguments.batches, arguments.size, arguments.cores)
-            found[way].append(json.loads(_run("streams.py", way, folder, *map(str, sizes))))
+            found[way].append(_run("streams.py", way, folder, *map(str, sizes)))
+            print(f"round {turn + 1}: {way:12} {found[way][-1]['images_per_second']:7.1f} images/s", flush=True)
     medians = {
         way: {name: statistics.median(turn[name] for turn in turns) for name in turns[0]}
         for way, turns in found.items()
@@ -90,7 +92,7 @@ def compare_runs(corpus: str, arguments: argparse.Namespace) -> None:
     for _ in range(arguments.rounds):
         for name, overrides in WORKLOADS.items():
             figures[name]["medalign"].append(_medalign(corpus, arguments.steps, overrides))
-            figures[name]["plain"].append(float(_run("plain_loader.py", corpus, str(arguments.steps), name)))
+            figures[name]["plain"].append(_run("plain_loader.py", corpus, str(arguments.steps), name))
             time.sleep(1)
     for name, sides in figures.items():
         ours, plain = (statistics.median(sides[side]) for side in ("medalign", "plain"))
@@ -98,12 +100,17 @@ def compare_runs(corpus: str, arguments: argparse.Namespace) -> None:
     print(json.dumps(figures))
 
 
-def _run(script: str, *words: str) -> str:
-    """Run a script beside this one and return the last line that it prints."""
+def _run(script: str, *words: str) -> Any:
+    """Run a script beside this one and return what it prints: the one line that is JSON."""
     done = subprocess.run(
         [sys.executable, str(HERE / script), *words], check=True, capture_output=True, text=True, timeout=900
     )
-    return done.stdout.strip().splitlines()[-1]
+    for line in reversed(done.stdout.splitlines()):
+        try:
+            return json.loads(line)
+        except json.JSONDecodeError:  # what Ray says while it ends
+            continue
+    sys.exit(f"{script} {' '.join(words)} measured nothing: {done.stderr[-2000:]}")
 
 
 def _medalign(corpus: str, steps: int, overrides: list[str]) -> float:

@@ -16,7 +16,7 @@ from medalign.data.batches import BatchStream
 from medalign.data.order import Order
 from medalign.data.reader import RowSource
 from medalign.data.settings import Data
-from medalign.data.stream import receive, training_dataset, write_statistics
+from medalign.data.stream import fold, receive, training_dataset, unfold, write_statistics
 from medalign.errors import OrderError
 from medalign_core.types import ImageBatch
 
@@ -142,39 +142,39 @@ def test_statistics_show_reading_decoding_and_batching_as_operators_in_worker_pr
         rank.join(timeout=240)
     write_statistics(shards[0], str(tmp_path))
     said = (tmp_path / "stream.txt").read_text()
-    assert re.search(r"Operator \d+ MapBatches\(read_windows\): 2 tasks executed, 2 blocks produced", said)
-    assert re.search(r"Operator \d+ StreamingRepartition\[num_rows_per_block=4,strict=True\]: \d+ tasks executed", said)
+    assert re.search(r"Operator \d+ MapBatches\(read_windows\): 2 tasks executed, 16 blocks produced", said)
     # four steps of three micro-batches and a padding one, each decoded and augmented by a task of its own
     assert re.search(r"Operator \d+ MapBatches\(decode_views\): 16 tasks executed, 16 blocks produced", said)
-    assert said.count("* Remote cpu time:") >= 3
+    assert said.count("* Remote cpu time:") >= 2
     decoding = said.split("MapBatches(decode_views)")[1]
-    assert re.search(r"Output num rows per block: 4 min, 4 max, 4 mean, 64 total", decoding)
+    assert "Output num rows per block: 1 min, 1 max, 1 mean, 16 total" in decoding  # a row is a micro-batch
+    assert "Total batches consumed: 8" in said
 
 
 @pytest.mark.usefixtures("ray_local")
-def test_only_decoding_claims_cpus(corpus: str) -> None:
-    dag = training_dataset(stream_of(corpus, 1), start=0, stop=4)._logical_plan.dag
-    claims = {}
-    while dag.input_dependencies:
-        claims[dag.name] = dag.ray_remote_args.get("num_cpus", 1)
-        (dag,) = dag.input_dependencies
-    assert claims.pop("MapBatches(decode_views)") == 1
-    assert set(claims.values()) == {0}
-    assert len(claims) == 2
-
-
-@pytest.mark.usefixtures("ray_local")
-def test_a_micro_batch_larger_than_ray_s_blocks_stays_one(corpus: str) -> None:
-    source = RowSource.open(corpus, ("train",))
-    order = Order(seed=2, row_groups=source.sizes, micro_batch=35, global_batch=70, shuffle_rows=70)
-    stream = BatchStream(order, source, Data(corpus=corpus, image_size=1200), 1)  # 288 MB, of 128 MiB a block
+def test_a_dataset_leaves_the_context_of_other_datasets_alone(corpus: str) -> None:
     context = ray.data.DataContext.get_current()
-    before = context.target_max_block_size
-    try:
-        training_dataset(stream, start=0, stop=1)
-        assert context.target_max_block_size > 35 * 2 * 3 * 1200**2
-    finally:
-        context.target_max_block_size = before
+    before = (context.target_max_block_size, context.execution_options.preserve_order, context.enable_progress_bars)
+    made = training_dataset(stream_of(corpus, 1), start=0, stop=4)
+    after = (context.target_max_block_size, context.execution_options.preserve_order, context.enable_progress_bars)
+    assert after == before
+    assert made.context.execution_options.preserve_order
+    assert made.context.target_max_block_size == 1
+
+
+def test_a_block_is_folded_into_one_row_and_back_without_a_change(corpus: str) -> None:
+    stream = stream_of(corpus, 2)  # with a padding block
+    (window,) = stream.order.windows(0, 2)
+    for block in stream.read_window(window):
+        row = fold(block)
+        assert row.num_rows == 1
+        again = unfold(row)
+        assert again.equals(block)
+        assert all(np.array_equal(a, b) for a, b in zip(*map(decoded(stream), (block, again)), strict=True))
+
+
+def decoded(stream: BatchStream):
+    return lambda block: stream.decoder(block).values()
 
 
 @pytest.mark.usefixtures("ray_local")
@@ -193,7 +193,8 @@ class Shuffled:
 
     def iter_batches(self, **_: object) -> Iterator[dict[str, np.ndarray]]:
         """Yield."""
-        yield from self._blocks
+        for block in self._blocks:
+            yield {name: np.array([values]) for name, values in block.items()}
 
 
 def test_a_micro_batch_out_of_turn_stops_the_rank(corpus: str) -> None:

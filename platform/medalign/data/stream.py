@@ -1,9 +1,9 @@
 """The stream: the same micro-batches through Ray Data, read, decoded and augmented in worker processes.
 
-Ray Data prefetches and computes in the order that `order.py` lays down; it never decides it. A window is one block
-of one row; reading it yields its rows; a strict repartition cuts them into blocks of one micro-batch; each is decoded
-by one task; `streaming_split` deals them to the ranks in turn. The dealing is not a documented promise, so each rank
-checks that the micro-batch it receives is the one due.
+Ray Data prefetches and computes in the order that `order.py` lays down; it never decides it. A window is one row, which
+one task reads; a micro-batch is one row too, holding lists, so that nothing can cut it: a block of encoded rows, which
+one task decodes into a block of views; `streaming_split` deals those to the ranks in turn. The dealing is not a
+documented promise, so each rank checks that the micro-batch it receives is the one due.
 
 Reading claims no CPU. It costs a few per cent of decoding, and Ray Data would set a quarter of the CPUs aside for it.
 """
@@ -11,6 +11,7 @@ Reading claims no CPU. It costs a few per cent of decoding, and Ray Data would s
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,7 @@ import ray.data
 from ray.data import DataContext, ExecutionOptions, TaskPoolStrategy
 
 from medalign import storage
-from medalign.data.batches import BatchStream
-from medalign.data.decode import VIEWS
+from medalign.data.batches import Arrays, BatchStream
 from medalign.data.quarantine import Holes
 from medalign.errors import OrderError
 from medalign_core.types import ImageBatch
@@ -35,31 +35,59 @@ def execution_options() -> ExecutionOptions:
 
 def training_dataset(stream: BatchStream, *, start: int, stop: int) -> ray.data.Dataset:
     """Return a dataset of the micro-batches of the steps [start, stop), dealt in turn to `stream.world` ranks."""
-    size, side = stream.order.micro_batch, stream.data.image_size
-    context = DataContext.get_current()
-    context.execution_options = execution_options()
-    context.enable_progress_bars = False
-    # a block that is larger would be cut, and a micro-batch is one block
-    context.target_max_block_size = max(context.target_max_block_size or 0, 2 * size * VIEWS * 3 * side * side)
     windows = stream.order.windows(start, stop)
     decoder = stream.decoder  # alone: what a task's function holds is unpickled for every task
 
     def read_windows(batch: dict[str, np.ndarray]) -> Iterator[pa.Table]:
         for number in batch["id"]:
-            yield from stream.read_window(windows[int(number)])
+            for block in stream.read_window(windows[int(number)]):
+                yield fold(block)
 
-    def decode_views(block: pa.Table) -> dict[str, np.ndarray]:
-        return decoder(block)
+    def decode_views(row: pa.Table) -> Arrays:
+        return {name: _alone(values) for name, values in decoder(unfold(row)).items()}
 
-    blocks = (
-        ray.data.range(len(windows), override_num_blocks=len(windows))
-        .map_batches(read_windows, batch_size=1, num_cpus=0, compute=TaskPoolStrategy(size=_readers()))
-        .repartition(target_num_rows_per_block=size, strict=True)
-    )
-    # There is no public way to say that a repartition claims no CPU either. A test sees whether this one still works.
-    repartition: Any = blocks._logical_plan.dag
-    repartition.ray_remote_args["num_cpus"] = 0
-    return blocks.map_batches(decode_views, batch_size=size, batch_format="pyarrow")
+    with _one_row_a_block():
+        return (
+            ray.data.range(len(windows), override_num_blocks=len(windows))
+            .map_batches(read_windows, batch_size=1, num_cpus=0, compute=TaskPoolStrategy(size=_readers()))
+            .map_batches(decode_views, batch_size=1, batch_format="pyarrow")
+        )
+
+
+def fold(block: pa.Table) -> pa.Table:
+    """Return a block of B rows as one row of lists of B; nothing is copied."""
+    lists = {}
+    for name, column in zip(block.column_names, block.combine_chunks().columns, strict=True):
+        values = column.chunk(0)
+        lists[name] = pa.LargeListArray.from_arrays(pa.array([0, len(values)], pa.int64()), values)
+    return pa.table(lists)
+
+
+def unfold(row: pa.Table) -> pa.Table:
+    """Return the block that was folded into one row."""
+    return pa.table({name: row[name].combine_chunks().flatten() for name in row.column_names})
+
+
+def _alone(values: np.ndarray) -> np.ndarray:
+    """Return an array as the only row of a column: a tensor, or for text a list."""
+    if values.dtype != object:
+        return values[None]
+    row = np.empty(1, dtype=object)
+    row[0] = values.tolist()
+    return row
+
+
+@contextmanager
+def _one_row_a_block() -> Iterator[None]:
+    """Make datasets whose rows are blocks of their own, without progress bars; a dataset keeps its context."""
+    context = DataContext.get_current()
+    before = (context.execution_options, context.enable_progress_bars, context.target_max_block_size)
+    context.execution_options, context.enable_progress_bars = execution_options(), False
+    context.target_max_block_size = 1  # byte: a block is closed as soon as it holds a row
+    try:
+        yield
+    finally:
+        context.execution_options, context.enable_progress_bars, context.target_max_block_size = before
 
 
 def _readers() -> int:
@@ -85,10 +113,10 @@ def receive(
         OrderError: a micro-batch out of turn.
         QuarantineError: more bad rows than the budget allows.
     """
-    arrived = shard.iter_batches(batch_size=stream.order.micro_batch, batch_format="numpy", prefetch_batches=2)
-    for due, arrays in zip(stream.due(rank, start=start, stop=stop), arrived, strict=False):
+    arrived = shard.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=2)
+    for due, row in zip(stream.due(rank, start=start, stop=stop), arrived, strict=False):
         try:
-            batch = stream.batch(arrays, due, holes)
+            batch = stream.batch({name: values[0] for name, values in row.items()}, due, holes)
         except OrderError as error:
             raise OrderError(f"rank {rank}: {error}") from error
         yield batch
