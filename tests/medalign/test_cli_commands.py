@@ -87,7 +87,7 @@ def test_a_run_that_stopped_early_exits_with_1_and_says_how_to_go_on(run, capsys
 
     uri, words = run
     stopped = launch.TrainResult(uri=uri, step=1, total_steps=2, skipped=3, best=None)
-    monkeypatch.setattr(launch, "train", lambda recipe, overrides: stopped)
+    monkeypatch.setattr(launch, "train", lambda recipe, overrides, allow_change: stopped)
     assert call(*words) == 1
     out, _ = capsys.readouterr()
     assert out.splitlines() == [
