@@ -134,7 +134,7 @@ def test_a_finished_run_is_left_as_it_is(recipe: str, alone: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("run.seed=5", "this run was started with run.seed = 4, now it is 5; choose another run.uri"),
+        ("run.seed=5", r"this run was started with run.seed = 4, now it is 5 \(since step 5\); choose another run.uri"),
         ("optimizer.learning_rate=0.1", "started with optimizer.learning_rate = 0.001, now it is 0.1"),
         ("train.global_batch=16", "started with train.global_batch = 24, now it is 16"),
         ("data.image_size=48", "started with data.image_size = 32, now it is 48"),

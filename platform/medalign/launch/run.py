@@ -65,6 +65,9 @@ def train(recipe: str, overrides: Sequence[str] = (), *, allow_change: bool = Fa
         folder.claim, settled.run.uri, config.resolve(settled), contents=plan.contents, allow_change=allow_change
     )
     lock = locks.of_run(settled.run.uri)
+    if settled.train.workers and not _has_ended(settled, plan):
+        locks.check(lock, of=settled.run.uri)
+        _join_cluster(settled)  # before the lock: a plan that the cluster cannot run leaves nothing behind
     with listening() as interrupts, locks.hold(lock, of=settled.run.uri, on_lost=interrupts.end_now):
         values = _finished(settled, plan, claim) or start(settled, plan, claim, interrupts)
     if values.get("reason") == "asked" and interrupts.received:
@@ -119,10 +122,15 @@ def _located(data: Data) -> Data:
     return replace(data, mixture=tuple(replace(part, uri=storage.absolute(part.uri)) for part in data.mixture))
 
 
+def _has_ended(recipe: Recipe, plan: RunPlan) -> bool:
+    saved = checkpoint.latest(recipe.run.uri)
+    return saved is not None and saved.state.step >= plan.total_steps
+
+
 def _finished(recipe: Recipe, plan: RunPlan, claim: Callable[[], bool]) -> dict[str, Any] | None:
     """Return the end of a run that has nothing left to do, None where there is something."""
     saved = checkpoint.latest(recipe.run.uri)
-    if saved is None or saved.state.step < plan.total_steps:
+    if saved is None or not _has_ended(recipe, plan):
         return None
     claim()
     return {"step": saved.state.step, "skipped": saved.state.skipped, "best": saved.state.best, "last": {}}
@@ -135,11 +143,15 @@ def _stopped(by: signal.Signals, uri: str, step: int) -> StoppedError:
     )
 
 
-def _on_ray(recipe: Recipe, plan: RunPlan, claim: Callable[[], bool], interrupts: Interrupts) -> dict[str, Any]:
-    from medalign.launch.on_ray import connect, train_on_ray
+def _join_cluster(recipe: Recipe) -> None:
+    from medalign.launch.on_ray import connect
 
     connect(recipe)
-    interrupts.take()
+
+
+def _on_ray(recipe: Recipe, plan: RunPlan, claim: Callable[[], bool], interrupts: Interrupts) -> dict[str, Any]:
+    from medalign.launch.on_ray import train_on_ray
+
     claim()
     return train_on_ray(recipe, plan, interrupts)
 
