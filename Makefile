@@ -28,8 +28,9 @@ check: setup  ## static: format, lint, floors, types
 	@$(PYTHON_BIN)/python scripts/doors.py
 	@$(PYTHON_BIN)/mypy --no-error-summary
 
-bench: bench-setup  ## images per second of the stream beside Ray Data, a DataLoader and WebDataset; about 15 minutes
-	@$(PYTHON_BIN)/python bench/throughput.py
+bench: bench-setup  ## images per second: the stream beside three others, `medalign train` beside a plain script
+	@test -d corpora/demo || { echo "corpora/demo is missing: run make demo first." >&2; exit 2; }
+	@$(PYTHON_BIN)/python bench/throughput.py --train corpora/demo
 
 bench-memory: setup  ## memory of a run as its corpus grows tenfold
 	@$(PYTHON_BIN)/python bench/memory.py
