@@ -29,7 +29,7 @@ from medalign.data.decode import VIEWS, augment, open_image
 from medalign.data.settings import Data, Views
 from medalign_core.types import DrawKey, ImageBatch
 
-MICRO, WARM = 64, 12
+MICRO, WARM = 64, 48  # Ray's workers import for seconds each
 FOR_EVER = 1000  # epochs
 STORE = 1 << 30
 
@@ -121,6 +121,9 @@ def _views(data: bytes, size: int, key: int) -> dict[str, np.ndarray]:
 def _start_ray(cores: int) -> None:
     import ray
 
+    from medalign.cluster import ENVIRONMENT
+
+    os.environ.update(ENVIRONMENT)
     options = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
     ray.init(address="local", num_cpus=cores, object_store_memory=STORE, **options)
 

@@ -4,7 +4,7 @@ python bench/throughput.py [--rounds N] [--batches N] [--rows N] [--size N] [--c
 
 Streams (streams.py): the same drawn JPEGs, decoder, augmentation, threads and cores, an identity model; the ways take
 turns, and medians over the rounds are compared. Every line also has the CPU time that an image costs in all processes
-together: on a machine that others use, images per second tell more of them than of the way.
+that are there at both ends of the clock.
 
 --train CORPUS compares `medalign train` (Ray Train, DeepSpeed, two workers) with plain_loader.py as well: the tiny_cpu
 recipe with InfoNCE, and an identity model.
@@ -46,7 +46,7 @@ def main() -> None:
     """Measure, and print one line per comparison and a JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--batches", type=int, default=30, help="micro-batches of 64 on the clock, in each round")
+    parser.add_argument("--batches", type=int, default=60, help="micro-batches of 64 on the clock, in each round")
     parser.add_argument("--rows", type=int, default=4096)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--cores", type=int, default=min(2, os.cpu_count() or 1))

@@ -12,6 +12,8 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # otherwise Ray reports usage to its makers
     "AWS_EC2_METADATA_DISABLED": "true",  # no request to 169.254.169.254 when no credentials are set
     "TOKENIZERS_PARALLELISM": "false",
+    # an idle worker stays a minute, not a second: the next window wants it again, and one takes seconds to import
+    "RAY_idle_worker_killing_time_threshold_ms": "60000",
 }
 
 

@@ -148,9 +148,10 @@ def test_two_ranks_bring_a_share_each_and_know_when_all_is_there(server, run: st
         for step in (1, 2, 3):
             saver.save(state(step), {})
         saver.drain()
-        return steps(run)  # what is drained is complete, on every rank
+        return steps(run)  # what is drained is complete, on every rank; rank 0 may still be pruning
 
-    assert meeting.run(work) == [[2, 3], [2, 3]]
+    assert all({2, 3} <= set(seen) for seen in meeting.run(work))
+    assert steps(run) == [2, 3]
     saved = checkpoint.latest(run)
     assert saved is not None
     assert checkpoint.verify(saved) == []

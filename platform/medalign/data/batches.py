@@ -2,16 +2,18 @@
 
 Blocks are tables of exactly `micro_batch` rows; every row carries its micro-batch's place, so that whoever receives
 a block can tell whether it is the one due.
+
+torch is imported where tensors are made, not above: the processes that read and decode do without it, and start faster.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from medalign.data.decode import Decoder
 from medalign.data.order import Order, Slot, Window
@@ -19,7 +21,9 @@ from medalign.data.quarantine import Holes
 from medalign.data.reader import RowSource
 from medalign.data.settings import Data
 from medalign.errors import OrderError
-from medalign_core.types import DrawKey, ImageBatch
+
+if TYPE_CHECKING:
+    from medalign_core.types import ImageBatch
 
 Arrays = dict[str, np.ndarray]
 
@@ -45,8 +49,8 @@ class BatchStream:
         """What decodes a block: it knows neither order nor corpus, so it travels light."""
         return Decoder(seed=self.order.seed, size=self.data.image_size, views=self.data.views)
 
-    def read_window(self, window: Window) -> Iterator[pa.Table]:
-        """Yield the blocks of a window's slots, in the order they are dealt; a padding block has rows -1."""
+    def read_window(self, window: Window, *, together: int = 1) -> Iterator[pa.Table]:
+        """Yield a window's slots in the order they are dealt, a block each, or `together` of them; padding has rows -1."""
         size = self.order.micro_batch
         slots = [
             (step, slot) for step in range(window.start, window.stop) for slot in self.order.slots(step, self.world)
@@ -66,8 +70,8 @@ class BatchStream:
                 "epoch": epochs,
             }
         ).combine_chunks()
-        for number in range(len(slots)):
-            yield whole.slice(number * size, size)
+        for low in range(0, len(whole), together * size):
+            yield whole.slice(low, together * size)
 
     def _samples(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         steps = range(window.start, window.stop)
@@ -89,6 +93,10 @@ class BatchStream:
             OrderError: it is not the micro-batch that is due.
             QuarantineError: more bad rows than the budget allows.
         """
+        import torch
+
+        from medalign_core.types import DrawKey, ImageBatch
+
         seen = (int(arrays["step"][0]), int(arrays["index"][0]))
         if seen != (due.step, due.index) or len(arrays["row"]) != self.order.micro_batch:
             raise OrderError(

@@ -1,9 +1,11 @@
 """The stream: the same micro-batches through Ray Data, read, decoded and augmented in worker processes.
 
 Ray Data prefetches and computes in the order that `order.py` lays down; it never decides it. A window is one row, which
-one task reads; a micro-batch is one row too, holding lists, so that nothing can cut it: a block of encoded rows, which
-one task decodes into a block of views; `streaming_split` deals those to the ranks in turn. The dealing is not a
+one task reads. A few micro-batches, encoded, are one row too, of lists; one task decodes them, and each comes out as one
+row and one block, which nothing can cut; `streaming_split` deals those to the ranks in turn. The dealing is not a
 documented promise, so each rank checks that the micro-batch it receives is the one due.
+
+Several micro-batches a task, because Ray Data looks for finished tasks ten times a second: a core waits meanwhile.
 
 Reading claims no CPU. It costs a few per cent of decoding, and Ray Data would set a quarter of the CPUs aside for it.
 """
@@ -12,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,11 +23,15 @@ from ray.data import DataContext, ExecutionOptions, TaskPoolStrategy
 
 from medalign import storage
 from medalign.data.batches import Arrays, BatchStream
+from medalign.data.decode import VIEWS
 from medalign.data.quarantine import Holes
 from medalign.errors import OrderError
-from medalign_core.types import ImageBatch
+
+if TYPE_CHECKING:
+    from medalign_core.types import ImageBatch
 
 STATISTICS = "stream.txt"
+TASK_BYTES = 128 * 1024 * 1024
 
 
 def execution_options() -> ExecutionOptions:
@@ -37,14 +43,17 @@ def training_dataset(stream: BatchStream, *, start: int, stop: int) -> ray.data.
     """Return a dataset of the micro-batches of the steps [start, stop), dealt in turn to `stream.world` ranks."""
     windows = stream.order.windows(start, stop)
     decoder = stream.decoder  # alone: what a task's function holds is unpickled for every task
+    size, together = stream.order.micro_batch, _together(stream)
 
     def read_windows(batch: dict[str, np.ndarray]) -> Iterator[pa.Table]:
         for number in batch["id"]:
-            for block in stream.read_window(windows[int(number)]):
+            for block in stream.read_window(windows[int(number)], together=together):
                 yield fold(block)
 
-    def decode_views(row: pa.Table) -> Arrays:
-        return {name: _alone(values) for name, values in decoder(unfold(row)).items()}
+    def decode_views(row: pa.Table) -> Iterator[Arrays]:
+        block = unfold(row)
+        for low in range(0, len(block), size):
+            yield {name: _alone(values) for name, values in decoder(block.slice(low, size)).items()}
 
     with _one_row_a_block():
         return (
@@ -88,6 +97,12 @@ def _one_row_a_block() -> Iterator[None]:
         yield
     finally:
         context.execution_options, context.enable_progress_bars, context.target_max_block_size = before
+
+
+def _together(stream: BatchStream) -> int:
+    """Return how many micro-batches one task decodes: as many as fill a block of Ray Data's usual size, at most 16."""
+    one = stream.order.micro_batch * VIEWS * 3 * stream.data.image_size**2
+    return min(max(TASK_BYTES // one, 1), 16)
 
 
 def _readers() -> int:
