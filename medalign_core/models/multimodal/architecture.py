@@ -43,6 +43,8 @@ class EfficientNetLite0Tower(PreTrainedModel):
     config_class = EfficientNetLite0Config
     main_input_name = "pixel_values"
     base_model_prefix = "tower"
+    # it attends to nothing, so any implementation of attention suits it
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
 
     def __init__(self, config: EfficientNetLite0Config) -> None:
         super().__init__(config)

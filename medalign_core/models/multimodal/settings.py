@@ -70,9 +70,12 @@ class Llava:
             not their size: every rank then calls the head as often, which a sharded head needs.
         activation_checkpointing: keep only the inputs of the language model's layers, and compute the rest again.
         attention: how the language model attends: "sdpa", "eager", "flex_attention" or "flash_attention_2".
+        chat: "own" takes the tokenizer's chat template; "v0" is LLaVA-Med's "### Human: ... ### Assistant: ...", for
+            language models without one, such as LLaMA.
+        dtype: the floating type that weights are opened in.
         lora: low-rank updates in stages 2 and "vqa" in place of the whole language model; None trains all of it.
-        mean: subtracted from each of R, G, B in [0, 1].
-        std: divided by, per channel.
+        mean: subtracted from each of R, G, B in [0, 1]; None takes the tower's own.
+        std: divided by, per channel; None takes the tower's own.
     """
 
     source: str | None = None
@@ -87,6 +90,8 @@ class Llava:
     loss_chunks: int = 4
     activation_checkpointing: bool = False
     attention: Literal["sdpa", "eager", "flex_attention", "flash_attention_2"] = "sdpa"
+    chat: Literal["own", "v0"] = "own"
+    dtype: Literal["float32", "bfloat16"] = "float32"
     lora: LoRA | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
