@@ -9,6 +9,8 @@ MedAlignError
       OutageError      a store that does not answer, or only with errors, until the deadline
       ConflictError    a conditional write that came second
     CorpusError        a corpus that is missing, incomplete, of another schema, or lacks what is asked of it
+    BankError          a prompt bank that is missing, malformed, or does not fit a corpus
+    EndpointError      a language model's endpoint that refuses, or does not answer until the deadline
     QuarantineError    more bad rows than the budget allows
     RunError           a run that is missing, or that another recipe already owns
       RunLockedError   a run that is at work elsewhere
@@ -64,6 +66,22 @@ class ConflictError(StorageError):
 
 class CorpusError(UserError):
     """A corpus that is missing, incomplete, of another schema, or lacks what is asked of it."""
+
+
+class BankError(UserError):
+    """A prompt bank that is missing, malformed, or does not fit a corpus."""
+
+
+class EndpointError(UserError):
+    """A language model's endpoint that refuses, or does not answer until the deadline.
+
+    Attributes:
+        status: of the last HTTP answer, 0 where there was none.
+    """
+
+    def __init__(self, message: str, *, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class RunError(UserError):
