@@ -50,7 +50,7 @@ class BatchStream:
         return Decoder(seed=self.order.seed, size=self.data.image_size, views=self.data.views)
 
     def read_window(self, window: Window, *, together: int = 1) -> Iterator[pa.Table]:
-        """Yield a window's slots in the order they are dealt, a block each, or `together` of them; padding has rows -1."""
+        """Yield a window's slots in the order they are dealt, `together` a block; padding has rows -1."""
         size = self.order.micro_batch
         slots = [
             (step, slot) for step in range(window.start, window.stop) for slot in self.order.slots(step, self.world)

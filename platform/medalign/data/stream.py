@@ -1,8 +1,8 @@
 """The stream: the same micro-batches through Ray Data, read, decoded and augmented in worker processes.
 
 Ray Data prefetches and computes in the order that `order.py` lays down; it never decides it. A window is one row, which
-one task reads. A few micro-batches, encoded, are one row too, of lists; one task decodes them, and each comes out as one
-row and one block, which nothing can cut; `streaming_split` deals those to the ranks in turn. The dealing is not a
+one task reads. A few micro-batches, encoded, are one row too, of lists; one task decodes them, and each comes out as
+one row and one block, which nothing can cut; `streaming_split` deals those to the ranks in turn. The dealing is not a
 documented promise, so each rank checks that the micro-batch it receives is the one due.
 
 Several micro-batches a task, because Ray Data looks for finished tasks ten times a second: a core waits meanwhile.

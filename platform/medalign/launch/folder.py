@@ -22,7 +22,10 @@ FREE = (
     ("run", "uri"),
     *(("data", key) for key in ("corpus", "max_bad_share", "on_damage")),
     ("tracking",),
-    *(("train", key) for key in ("workers", "zero_stage", "max_failures", "cpus_per_worker", "gpus_per_worker")),
+    *(
+        ("train", key)
+        for key in ("workers", "min_workers", "zero_stage", "max_failures", "cpus_per_worker", "gpus_per_worker")
+    ),
     *(("train", key) for key in ("threads", "keep_last", "checkpoint_every", "on_nonfinite", "validate_every")),
     ("train", "upload_deadline"),
 )

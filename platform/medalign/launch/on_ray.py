@@ -10,15 +10,20 @@ import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future, wait
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import ray
 import ray.train
 import ray.train.torch
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from medalign import checkpoint, cluster, storage
 from medalign.data import stream
+from medalign.data.batches import BatchStream
 from medalign.errors import MedAlignError, PeerError, PlanError, StoppedError, WorkerError
+from medalign.launch import elastic
 from medalign.launch.interrupts import Interrupts
 from medalign.launch.worker import work
 from medalign.plan import RunPlan
@@ -59,7 +64,14 @@ class RaySession:
         return "preempted" if any_rank(ray.train.get_preemption_info() is not None) else None
 
     def _is_wished(self) -> bool:
-        return self._wish is not None and bool(ray.wait([self._wish], timeout=0)[0])
+        if self._wish is None or not ray.wait([self._wish], timeout=0)[0]:
+            return False
+        try:
+            ray.get(self._wish)
+        except ray.exceptions.RayActorError:  # the driver's node is gone, which is no wish
+            self._wish = None
+            return False
+        return True
 
 
 class Wishes:
@@ -102,7 +114,8 @@ def train_on_ray(recipe: Recipe, plan: RunPlan, interrupts: Interrupts) -> dict[
         StoppedError: a signal came before any worker had begun.
         MedAlignError: what a worker raised, or the failure of the worker group.
     """
-    wishes: Any = ray.remote(num_cpus=0)(Wishes).remote()
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    wishes: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(Wishes).remote()
     console = Console(total_steps=plan.total_steps, step=_steps_done(recipe), log_every=recipe.tracking.log_every)
     ended = False
     try:
@@ -128,10 +141,11 @@ def _trainer(recipe: Recipe, plan: RunPlan, wishes: Any) -> Any:
     return _train.torch.TorchTrainer(
         _train_one_rank,
         train_loop_config={"recipe": recipe, "plan": plan, "wishes": wishes},
-        datasets={"train": lambda: _remaining(recipe, plan)},
-        dataset_config=_train.DataConfig(execution_options=stream.execution_options(), enable_shard_locality=False),
+        datasets={"train": elastic.unmade},
+        dataset_config=elastic.Dealing(partial(_remaining, recipe, plan)),
         scaling_config=_train.ScalingConfig(
-            num_workers=recipe.train.workers,
+            num_workers=elastic.worker_range(recipe.train),
+            elastic_resize_monitor_interval_s=elastic.LOOK_EVERY_S,
             use_gpu=bool(recipe.train.gpus_per_worker),
             resources_per_worker=_worker_resources(recipe),
         ),
@@ -173,7 +187,8 @@ def _train_one_rank(config: dict[str, Any]) -> dict[str, Any]:
 
     def batches(start: int) -> Any:
         span = {"start": start, "stop": plan.total_steps}
-        return stream.receive(shard, plan.stream, rank=session.rank, **span, holes=plan.holes(recipe.run.uri))
+        dealt = _dealt(plan, session.world)
+        return stream.receive(shard, dealt, rank=session.rank, **span, holes=plan.holes(recipe.run.uri))
 
     result = work(recipe, plan, session, batches, console=False)
     if session.rank == 0:
@@ -181,9 +196,13 @@ def _train_one_rank(config: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _remaining(recipe: Recipe, plan: RunPlan) -> Any:
-    """Return the dataset of the steps that are left: evaluated at each start of the worker group."""
-    return stream.training_dataset(plan.stream, start=_steps_done(recipe), stop=plan.total_steps)
+def _remaining(recipe: Recipe, plan: RunPlan, world: int) -> Any:
+    """Return the dataset of the steps that are left, for a number of workers: made at each start of a worker group."""
+    return stream.training_dataset(_dealt(plan, world), start=_steps_done(recipe), stop=plan.total_steps)
+
+
+def _dealt(plan: RunPlan, world: int) -> BatchStream:
+    return replace(plan.stream, world=world)
 
 
 def _steps_done(recipe: Recipe) -> int:
@@ -204,14 +223,16 @@ def _run_config(recipe: Recipe) -> Any:
         name=f"attempt-{uuid.uuid4().hex[:8]}",  # Ray's own resume is not used: ours is exact
         storage_path=path,
         storage_filesystem=filesystem,
-        failure_config=_train.FailureConfig(max_failures=recipe.train.max_failures, controller_failure_limit=0),
+        failure_config=_train.FailureConfig(
+            max_failures=recipe.train.max_failures, controller_failure_limit=elastic.patience(recipe.train)
+        ),
     )
 
 
 def _check_resources(recipe: Recipe) -> None:
     """Refuse a plan that would hang: data tasks need a CPU that no worker has taken."""
     have = ray.cluster_resources()
-    cpus, workers = have.get("CPU", 0.0), recipe.train.workers
+    cpus, workers = have.get("CPU", 0.0), recipe.train.min_workers or recipe.train.workers
     taken = workers * recipe.train.cpus_per_worker
     if cpus - taken < 1:
         raise PlanError(

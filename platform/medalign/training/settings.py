@@ -12,6 +12,9 @@ class Train:
 
     Attributes:
         workers: processes that train; 0 trains in this process, without Ray.
+        min_workers: fewest workers the run goes on with where the cluster has no room for all of them (spot nodes); 0
+            waits for all. Samples, graphs and draws stay the same; what was computed since the last checkpoint is
+            computed again.
         micro_batch: samples of one forward. Graphs and batch norms live in it, so it is never cut.
         global_batch: samples of one optimizer step, over all workers: a multiple of micro_batch. It fixes the order
             of samples; the number of workers does not.
@@ -38,6 +41,7 @@ class Train:
     __pydantic_config__: ClassVar[dict] = {"extra": "forbid", "strict": True}
 
     workers: int = 2
+    min_workers: int = 0
     micro_batch: int
     global_batch: int
     steps: int | None = None
@@ -61,7 +65,7 @@ class Train:
     def __post_init__(self) -> None:
         for name, low in (("micro_batch", 1), ("global_batch", 1), ("keep_last", 1), ("validation_batches", 1)):
             _at_least(low, name, getattr(self, name))
-        for name in ("workers", "validate_every", "checkpoint_every", "max_failures", "threads", "clip"):
+        for name in ("workers", "min_workers", "validate_every", "checkpoint_every", "max_failures", "threads", "clip"):
             _at_least(0, name, getattr(self, name))
         if self.global_batch % self.micro_batch:
             raise ValueError(
@@ -74,6 +78,8 @@ class Train:
             raise ValueError(f"upload_deadline must be > 0 seconds, got {self.upload_deadline}.")
         if not self.cpus_per_worker > 0:
             raise ValueError(f"cpus_per_worker must be > 0, got {self.cpus_per_worker}.")
+        if self.min_workers > self.workers:
+            raise ValueError(f"min_workers must be in [0, workers] = [0, {self.workers}], got {self.min_workers}.")
         micro_batches = self.global_batch // self.micro_batch
         if self.workers > micro_batches:
             raise ValueError(
