@@ -1,4 +1,4 @@
-"""The wheel: installed alone, it has the program, the recipes and the templates, and works in an empty folder."""
+"""The wheel: installed alone, it has the program, recipes, templates and banks, and works in an empty folder."""
 
 import shutil
 import subprocess
@@ -45,6 +45,7 @@ def test_the_wheel_holds_code_recipes_templates_and_licence_and_nothing_else(whe
     names = zipfile.ZipFile(wheel).namelist()
     assert "medalign/recipes/lvm_med/tiny_cpu.yaml" in names
     assert "medalign/reports/templates/run.html.j2" in names
+    assert "medalign/banks/ready/bccd_cells.json" in names
     assert [name for name in names if name.endswith("licenses/LICENSE")]
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"medalign", "medalign_core"}
     assert not [name for name in names if name.startswith("platform") or name.endswith(".pyc")]

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from medalign.cli import checkpoints, corpora, runs
+from medalign.cli import banks, checkpoints, corpora, runs
 from medalign.errors import MedAlignError, WorkerError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count; typer gives it for Ctrl-C
@@ -25,6 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(corpora.app, name="data")
+app.add_typer(banks.app, name="bank")
 app.add_typer(checkpoints.app, name="checkpoint")
 runs.register(app)
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from medalign.banks import Bank, Findings
+    from medalign.banks.generate import Generated
     from medalign.data.show import Summary
     from medalign.data.shuffle_quality import Quality
     from medalign.data.validate import Report
@@ -63,6 +68,8 @@ def show_problems(report: Report) -> None:
     """Print what a validation found, a problem per line."""
     for problem in report.problems:
         _line(f"- {problem}")
+    for note in report.notes:
+        _line(f"note: {note}")
     verdict = "valid" if report.is_valid else f"{len(report.problems)} problems"
     copies = f", {report.duplicates:,} duplicates within a split" if report.duplicates else ""
     _line(f"{report.rows:,} rows in {report.shards:,} shards read{copies}: {verdict}: {report.uri}")
@@ -114,6 +121,59 @@ def show_features(result: EmbedResult) -> None:
         table.add_row(name, f"{sum(file.rows for file in files):,}", f"{len(files):,}")
     _show(table)
     _line(f"{result.feature_size:,} features of each image at {result.image_size} px: {result.uri}")
+
+
+@contextlib.contextmanager
+def bank_progress() -> Iterator[Callable[[int, int, str, str], None]]:
+    """Show on stderr how the writing of a bank goes: a bar on a terminal, elsewhere a line for each class."""
+    console = _console(sys.stderr)
+    bar = Progress(console=console, transient=True, disable=not console.is_terminal or console.is_dumb_terminal)
+    task = bar.add_task("asking", total=None)
+
+    def advance(done: int, total: int, name: str, problem: str) -> None:
+        bar.update(task, completed=done, total=total)
+        if bar.disable or problem:
+            bar.console.print(f"{done}/{total} {name}: {problem or 'answered'}", soft_wrap=True)
+
+    with bar:
+        yield advance
+
+
+def show_generated(result: Generated) -> None:
+    """Print what came of writing a bank; the last line holds its URI, or where the answers are."""
+    for name, problem in result.quarantined.items():
+        _line(f"- {name}: {problem}")
+    asked = f"{result.requests:,} answers asked for"
+    if result.bank is not None:
+        count = sum(map(len, result.bank.classes.values()))
+        _line(f"{len(result.bank.classes):,} classes, {count:,} sentences, {asked}: {result.uri}")
+        return
+    without = f"{len(result.quarantined):,} classes have no answer that can be used, so no bank is written"
+    _line(f"{without} ({asked}); --ask-again asks about them once more: {result.answers}")
+
+
+def show_bank(bank: Bank, *, uri: str) -> None:
+    """Print a bank: its origin, then each class with its sentences."""
+    origin = {key: value for key, value in asdict(bank.provenance).items() if value not in (None, "")}
+    reviewer = bank.provenance.reviewer or "nobody"
+    _show(_pairs({"name": bank.name, "template": bank.template, **origin, "reviewer": reviewer}))
+    for name, sentences in bank.classes.items():
+        display = bank.display(name)
+        _line(name if display == name else f"{name} ({display})")
+        for sentence in sentences:
+            _words(f"  - {sentence}")
+    _line(f"\n{len(bank.classes):,} classes, {sum(map(len, bank.classes.values())):,} sentences: {uri}")
+
+
+def show_findings(bank: Bank, findings: Findings, *, uri: str) -> None:
+    """Print what the check of a bank found, a problem per line."""
+    for problem in findings.problems:
+        _line(f"- {problem}")
+    for note in findings.notes:
+        _line(f"note: {note}")
+    verdict = f"{len(findings.problems)} problems" if findings.problems else "valid"
+    count = sum(map(len, bank.classes.values()))
+    _line(f"{len(bank.classes):,} classes, {count:,} sentences: {verdict}: {uri}")
 
 
 def _class_table(corpus: Summary) -> Table:
