@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medalign_core.models.dual.encoder import DualEncoder, VisualTokens
+from medalign_core.objectives.few_shot.schedule import Schedule
 from medalign_core.types import DrawKey
 
 
@@ -87,34 +88,12 @@ class Support:
     labels: Int[Tensor, " S"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """How a method is trained, as published.
-
-    Attributes:
-        optimizer: "adam", "adamw" or "sgd" (momentum 0.9).
-        learning_rate: its peak; the schedule is a cosine per epoch.
-        weight_decay: >= 0.
-        adam_epsilon: of Adam and AdamW.
-        warmup_epochs: at a constant warmup_rate.
-        warmup_rate: that rate.
-        epochs: pairs (shots, epochs) by rising shots; a number of shots in between takes the next larger entry, one
-            above all the last; () is a method that is not trained by gradient steps.
-        batch: images per step.
-    """
-
-    optimizer: str = "sgd"
-    learning_rate: float = 2e-3
-    weight_decay: float = 5e-4
-    adam_epsilon: float = 1e-8
-    warmup_epochs: int = 1
-    warmup_rate: float = 1e-5
-    epochs: tuple[tuple[int, int], ...] = ()
-    batch: int = 32
-
-
 class FewShotMethod(nn.Module, ABC):
-    """A classifier of visual tokens. Its parameters with `requires_grad` are all that training changes."""
+    """A classifier of visual tokens. Its parameters with `requires_grad` are all that training changes.
+
+    A method may hold the text tower, frozen: what is saved of it are the parameters with `requires_grad`. Between
+    `eval()` and the next `train()` it may keep what it made of its texts.
+    """
 
     @abstractmethod
     def logits(self, features: VisualTokens) -> Float[Tensor, "B C"]:
@@ -126,10 +105,19 @@ class FewShotMethod(nn.Module, ABC):
 
 
 class FewShotSettings(Protocol):
-    """Settings of a method: a frozen dataclass."""
+    """Settings of a method: a frozen dataclass, in a module that imports no torch."""
 
     schedule: ClassVar[Schedule]
-    needs_descriptions: ClassVar[bool]
 
-    def build(self, model: DualEncoder, texts: ClassTexts, support: Support | None) -> FewShotMethod:
-        """Return the method; the model stays frozen. ValueError where it needs a support and has none."""
+    @property
+    def needs_descriptions(self) -> bool:
+        """Whether the class texts must hold descriptions."""
+
+    def build(self, model: DualEncoder, texts: ClassTexts, support: Support | None, *, seed: int = 0) -> FewShotMethod:
+        """Return the method on the model's device, its new parameters drawn by the seed alone.
+
+        The text tower is frozen: its parameters ask for no gradient from here on.
+
+        Raises:
+            ValueError: descriptions or a support are needed and missing, or a prompt is too long.
+        """
