@@ -1,0 +1,1 @@
+"""Dude: shared and class-specific contexts, matched to visual tokens by unbalanced optimal transport."""

@@ -1,0 +1,1 @@
+"""The adapter setting of Dude: frozen sentence features, adapted by self-attention."""
