@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from medalign import banks
-from medalign.banks.class_texts import class_texts, shuffled_between_classes, template_instead
+from medalign.banks.class_texts import class_texts, led_by_template, shuffled_between_classes, template_instead
 from medalign.errors import BankError
 from medalign_core.objectives.few_shot.contract import ClassTexts
 
@@ -68,8 +68,19 @@ def test_the_template_takes_the_place_of_every_description():
         assert given == (sentence,) * len(mine)
 
 
+def test_led_by_its_template_a_description_names_its_class_even_among_another_s_words():
+    two = class_texts(banks.read("ready:chest_xray_pneumonia"), ["normal", "pneumonia"], most=1)
+    led = led_by_template(shuffled_between_classes(two, seed=0))
+    assert led.descriptions == (
+        ("a chest X-ray of normal lungs. A hazy white patch clouds part of one lung.",),
+        ("a chest X-ray of pneumonia. Both lungs are evenly dark, without white patches.",),
+    )
+    assert (led.names, led.template) == (two.names, two.template)
+
+
 def test_controls_need_what_they_change():
     with pytest.raises(ValueError, match="at least 2 classes, got 1"):
         shuffled_between_classes(class_texts(BCCD, ["RBC"]), seed=0)
-    with pytest.raises(ValueError, match="no descriptions to replace"):
-        template_instead(replace(MANY, descriptions=()))
+    for change in (template_instead, led_by_template):
+        with pytest.raises(ValueError, match="no descriptions to change"):
+            change(replace(MANY, descriptions=()))

@@ -115,6 +115,17 @@ def test_a_class_without_a_useful_answer_is_quarantined_and_the_others_go_on(ser
     assert list(again.bank.classes) == NAMES
 
 
+def test_a_hostile_answer_is_stored_whole_enough_and_its_reason_stays_short(server, tmp_path):
+    key = "\ud800\x1b[31m" + "k" * 9000
+    server.plan([chat(json.dumps({key: []}))] * 3)
+    result = write(server, tmp_path / "organs.json")
+    assert len(result.quarantined["organ_a"]) <= 200
+    assert result.quarantined["organ_a"].isprintable()
+    stored = next((tmp_path / "organs.json.answers").glob("organ_a-*.json"))
+    assert stored.stat().st_size < 60_000
+    assert write(server, tmp_path / "organs.json").quarantined == result.quarantined
+
+
 def test_a_rejected_question_is_reported_and_not_stored(server, tmp_path):
     server.plan([refusal(400, "response_format is not supported")])
     result = write(server, tmp_path / "organs.json")

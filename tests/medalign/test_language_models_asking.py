@@ -1,5 +1,6 @@
 """Asking an endpoint: what is tried again and what is not, deadlines, and that the key goes nowhere else."""
 
+import pickle
 import time
 
 import pytest
@@ -149,6 +150,14 @@ def test_a_redirect_is_not_followed(server):
         ask(settings(server), QUESTION)
     other.close()
     assert not other.requests
+
+
+def test_a_refusal_travels_between_processes_with_its_status(server):
+    server.plan([refusal(403)])
+    with pytest.raises(EndpointError) as refused:
+        ask(settings(server), QUESTION)
+    back = pickle.loads(pickle.dumps(refused.value))
+    assert (str(back), back.status, back.exit_code) == (str(refused.value), 403, 2)
 
 
 def test_the_key_is_in_no_message_even_if_the_server_repeats_it(server):

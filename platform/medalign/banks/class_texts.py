@@ -1,4 +1,4 @@
-"""From a bank to the class texts of a few-shot method, and the two controls of whether their words matter. Pure."""
+"""From a bank to the class texts of a few-shot method, and the controls of whether their words matter. Pure."""
 
 from __future__ import annotations
 
@@ -37,6 +37,20 @@ def class_texts(
     )
 
 
+def led_by_template(texts: ClassTexts) -> ClassTexts:
+    """Return texts whose descriptions each follow the class's filled template: "a photo of a X. It has ...".
+
+    A sentence about a trait alone may not say which class it is about; a text tower trained on captions knows names
+    better than traits. Apply it after a control, so that the control changes the descriptions and not the names.
+
+    Raises:
+        ValueError: no descriptions.
+    """
+    _need_descriptions(texts)
+    pairs = zip(texts.sentences, texts.descriptions, strict=True)
+    return replace(texts, descriptions=tuple(tuple(f"{lead} {text}" for text in own) for lead, own in pairs))
+
+
 def shuffled_between_classes(texts: ClassTexts, *, seed: int) -> ClassTexts:
     """Return a control: every class has the descriptions of another one, whole lists in one random cycle (Sattolo).
 
@@ -63,7 +77,11 @@ def template_instead(texts: ClassTexts) -> ClassTexts:
     Raises:
         ValueError: no descriptions.
     """
-    if not texts.descriptions:
-        raise ValueError("the texts have no descriptions to replace.")
+    _need_descriptions(texts)
     pairs = zip(texts.sentences, texts.descriptions, strict=True)
     return replace(texts, descriptions=tuple((sentence,) * len(replaced) for sentence, replaced in pairs))
+
+
+def _need_descriptions(texts: ClassTexts) -> None:
+    if not texts.descriptions:
+        raise ValueError("the texts have no descriptions to change.")

@@ -16,6 +16,7 @@ from medalign.errors import BankError
 from medalign.faults import fault
 from medalign.language_models import Endpoint, ask
 
+SHOWN = 200
 Progress = Callable[[int, int, str, str], None]  # classes done, of all, the class, its problem ("": none)
 NOTE = "Written by a language model; check every sentence against what the images show before it is used."
 
@@ -123,7 +124,7 @@ class _Asker:
                 try:
                     record = replace(record, sentences=self._request.read_answer(answer.text))
                 except ValueError as error:
-                    problem = str(error)
+                    problem = str(error)[:SHOWN]  # it may hold keys that the model made up
             record = record.failed(answer.text, problem) if problem else record
             fault("bank.before_answer_is_stored")
             self._store.save(record)
