@@ -2,11 +2,11 @@
 
 python bench/streams.py WAY FOLDER BATCHES SIZE CORES   prints images per second and CPU milliseconds per image
 
-WAY is one of exact (MedAlign's stream), ray_data (Ray Data without its exactness), data_loader (PyTorch) and
-web_dataset. FOLDER is what `throughput.py` drew. Every way reads the same JPEGs, opens them with the same Pillow in as
-many worker processes as there are cores, one thread each, augments by the same function, and hands over micro-batches
-of 64 images with two views. The clock runs from the middle of the stream, which goes on after it stops: so nothing that
-was decoded before is counted, nor the end, where nothing is left to decode.
+WAY is one of exact (MedAlign's stream), exact_s3 (the same; FOLDER is a URI on S3), ray_data (Ray Data without its
+exactness), data_loader (PyTorch) and web_dataset. FOLDER is what `throughput.py` drew. Every way reads the same JPEGs,
+opens them with the same Pillow in as many worker processes as there are cores, one thread each, augments by the same
+function, and hands over micro-batches of 64 images with two views. The clock runs from the middle of the stream, which
+goes on after it stops: so nothing that was decoded before is counted, nor the end, where nothing is left to decode.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def web_dataset(folder: str, size: int, cores: int) -> Iterator[torch.Tensor]:
         yield torch.as_tensor(arrays["images"])
 
 
-WAYS = {"exact": exact, "ray_data": ray_data, "data_loader": data_loader, "web_dataset": web_dataset}
+WAYS = {"exact": exact, "exact_s3": exact, "ray_data": ray_data, "data_loader": data_loader, "web_dataset": web_dataset}
 
 
 def _views(data: bytes, size: int, key: int) -> dict[str, np.ndarray]:

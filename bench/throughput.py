@@ -2,9 +2,9 @@
 
 python bench/throughput.py [--rounds N] [--batches N] [--rows N] [--size N] [--cores N] [--train CORPUS]
 
-Streams (streams.py): the same drawn JPEGs, decoder, augmentation, threads and cores, an identity model; the ways take
-turns, and medians over the rounds are compared. Every line also has the CPU time that an image costs in all processes
-that are there at both ends of the clock.
+Streams (streams.py), from files, and from an S3 server of its own on the same cores: the same drawn JPEGs, decoder,
+augmentation, threads and cores, an identity model; the ways take turns, and medians over the rounds are compared. Every
+line also has the CPU time that an image costs in all processes that are there at both ends of the clock.
 
 --train CORPUS compares `medalign train` (Ray Train, DeepSpeed, two workers) with plain_loader.py as well: the tiny_cpu
 recipe with InfoNCE, and an identity model.
@@ -30,11 +30,15 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from medalign import storage
 from medalign.data import manifest, shards
+from medalign.storage import seaweedfs
 
 HERE = Path(__file__).resolve().parent
-WAYS = ("exact", "ray_data", "data_loader", "web_dataset")
+WAYS = ("exact", "exact_s3", "ray_data", "data_loader", "web_dataset")
 BARS = {"ray_data": 0.95, "data_loader": 0.9, "web_dataset": 1.0}
+S3_BAR = 0.8  # of local files
+S3 = "s3://bench"
 WIDTH, HEIGHT, SHARD_ROWS = 320, 240, 512
 WORKLOADS = {
     "tiny_cpu": ["objective={type: info_nce}"],
@@ -56,7 +60,9 @@ def main() -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
     with tempfile.TemporaryDirectory(prefix="medalign-bench-") as folder:
         _draw(Path(folder), arguments.rows)
-        compare_streams(folder, arguments)
+        with seaweedfs.serve(buckets=("bench",)) as server, seaweedfs.in_environment(server):
+            storage.copy_folder(f"{folder}/corpus", f"{S3}/corpus")
+            compare_streams(folder, arguments)
     if arguments.train:
         compare_runs(arguments.train, arguments)
 
@@ -67,7 +73,8 @@ def compare_streams(folder: str, arguments: argparse.Namespace) -> None:
     for turn in range(arguments.rounds):
         for way in WAYS[turn % len(WAYS) :] + WAYS[: turn % len(WAYS)]:
             sizes = (arguments.batches, arguments.size, arguments.cores)
-            found[way].append(_run("streams.py", way, folder, *map(str, sizes)))
+            place = S3 if way == "exact_s3" else folder
+            found[way].append(_run("streams.py", way, place, *map(str, sizes)))
             print(f"round {turn + 1}: {way:12} {found[way][-1]['images_per_second']:7.1f} images/s", flush=True)
     medians = {
         way: {name: statistics.median(turn[name] for turn in turns) for name in turns[0]}
@@ -77,6 +84,8 @@ def compare_streams(folder: str, arguments: argparse.Namespace) -> None:
     ours = medians["exact"]
     for way, values in medians.items():
         line = f"{way:12} {values['images_per_second']:7.1f} images/s {values['cpu_ms']:6.2f} CPU ms/image"
+        if way == "exact_s3":
+            line += f"   {values['images_per_second'] / ours['images_per_second']:.2f}x local files (bar {S3_BAR})"
         if way in BARS:
             ratio = ours["images_per_second"] / values["images_per_second"]
             cpu = values["cpu_ms"] / ours["cpu_ms"]

@@ -98,6 +98,7 @@ def test_a_corpus_that_is_not_there_is_refused(tmp_path: Path) -> None:
         ({"steps": None}, "steps and epochs: set exactly one"),
         ({"epochs": 3}, "steps and epochs: set exactly one"),
         ({"steps": 0}, "steps must be >= 1, got 0"),
+        ({"min_workers": 3}, r"min_workers must be in \[0, workers\] = \[0, 2\], got 3"),
         ({"workers": 3}, "workers must not exceed global_batch / micro_batch = 2, got 3; 1 to 2 can keep the order"),
         ({"workers": -1}, "workers must be >= 0"),
         ({"keep_last": 0}, "keep_last must be >= 1"),

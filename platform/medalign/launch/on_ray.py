@@ -115,7 +115,8 @@ def train_on_ray(recipe: Recipe, plan: RunPlan, interrupts: Interrupts) -> dict[
         MedAlignError: what a worker raised, or the failure of the worker group.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    wishes: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(Wishes).remote()
+    actor: Any = ray.remote(Wishes)
+    wishes = actor.options(num_cpus=0, scheduling_strategy=here).remote()
     console = Console(total_steps=plan.total_steps, step=_steps_done(recipe), log_every=recipe.tracking.log_every)
     ended = False
     try:
