@@ -354,7 +354,7 @@ def test_free_nodes_trained_by_the_alignment_alone_come_to_match(target):
     settings = LoGraMed(target=target)
     optimizer = torch.optim.Adam([*nodes.values(), *network.parameters()], lr=0.02)
     _, before = run(nodes, settings, network=network, training=False)
-    for step in range(200):
+    for step in range(150):
         optimizer.zero_grad()
         run(nodes, settings, network=network, key=DrawKey(0, step, 0))[0].backward()
         optimizer.step()

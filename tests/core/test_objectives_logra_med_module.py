@@ -14,7 +14,7 @@ from medalign_core.types import DrawKey
 
 ROWS = 8
 SETTINGS = LoGraMed(neighbours=3)
-ALIGNED = (SETTINGS, ChatInfoNCE(), ChatSigLIP(), ChatTransport(), ChatTransport(loss="identity"), ChatVLAP())
+ALIGNED = (SETTINGS, ChatInfoNCE(), ChatSigLIP(), ChatTransport(), ChatTransport(loss="value"), ChatVLAP())
 
 
 def module_of(settings=SETTINGS, **model) -> ChatModule:

@@ -34,7 +34,7 @@ from medalign_core.solvers.sinkhorn import Sinkhorn
         (ChatInfoNCE, {"temperature": 0.0}, "temperature must be > 0 and finite, got 0.0"),
         (ChatInfoNCE, {"negatives": "some"}, "negatives must be 'across' or 'all', got 'some'"),
         (ChatSigLIP, {"scale": 0.0}, "scale must be > 0 and finite"),
-        (ChatTransport, {"loss": "plan"}, "loss must be 'value' or 'identity', got 'plan'"),
+        (ChatTransport, {"loss": "plan"}, "loss must be 'identity' or 'value', got 'plan'"),
         (ChatTransport, {"loss": "identity", "solver": Sinkhorn()}, "solver.gradient must be 'implicit' or 'unroll'"),
         (ChatVLAP, {"epsilon": 0.0}, "epsilon must be > 0 and finite, got 0.0"),
     ],

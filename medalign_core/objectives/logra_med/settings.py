@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -36,7 +37,7 @@ class Autoregressive:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlignedObjective:
+class AlignedObjective(ABC):
     """What all objectives share that add alpha times an alignment of node sets to the autoregressive loss.
 
     A node set has one node per sample: of its image, of its answer, or of its extended answer. Row i of each set is the
@@ -76,9 +77,9 @@ class AlignedObjective:
 
         return ChatModule(model, self, self.new_alignment(model))
 
+    @abstractmethod
     def new_alignment(self, model: ChatModel) -> nn.Module:
         """Return what is called as alignment(nodes, valid, batch) -> (loss, stats)."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from medalign_core.objectives.logra_med.settings import AlignedObjective
@@ -38,9 +39,8 @@ class ChatInfoNCE(AlignedObjective):
         from medalign_core.objectives.info_nce.module import info_nce
         from medalign_core.objectives.logra_med.baselines.pairwise import PairwiseAlignment
 
-        if self.negatives == "all":
-            return PairwiseAlignment(lambda s, t, valid: info_nce(s, t, valid, temperature=self.temperature))
-        return PairwiseAlignment(lambda s, t, valid: clip_loss(s, t, valid, temperature=self.temperature))
+        pair_loss = info_nce if self.negatives == "all" else clip_loss
+        return PairwiseAlignment(partial(pair_loss, temperature=self.temperature))
 
 
 def clip_loss(s: Tensor, t: Tensor, valid: Tensor, *, temperature: float) -> Tensor:

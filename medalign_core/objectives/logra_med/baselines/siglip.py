@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from medalign_core.objectives.logra_med.settings import AlignedObjective
@@ -40,8 +41,7 @@ class ChatSigLIP(AlignedObjective):
 
         if self.learned:
             return PairwiseAlignment(LearnedLogits(siglip_loss, scale=self.scale, bias=self.bias))
-        log_scale = math.log(self.scale)
-        return PairwiseAlignment(lambda s, t, valid: siglip_loss(s, t, valid, log_scale=log_scale, bias=self.bias))
+        return PairwiseAlignment(partial(siglip_loss, log_scale=math.log(self.scale), bias=self.bias))
 
 
 def siglip_loss(s: Tensor, t: Tensor, valid: Tensor, *, log_scale: Tensor | float, bias: Tensor | float) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from medalign_core.objectives.logra_med.settings import AlignedObjective
@@ -19,19 +20,20 @@ class ChatTransport(AlignedObjective):
     """The autoregressive loss plus optimal transport between the same node sets that LoGra-Med matches.
 
     Attributes:
-        loss: "value": V of the solver, the least cost of moving one set onto the other. It does not say which sample is
-            which: sets may coincide with samples permuted. "identity": -log of the share of each sample's mass that
-            stays with the sample, which does (cf. inverse optimal transport, Shi et al. 2023).
+        loss: "identity": -log of the share of each sample's mass that stays with the sample (cf. inverse optimal
+            transport, Shi et al. 2023). "value": V of the solver, the least cost of moving one set onto the other. It
+            does not say which sample is which: sets may coincide with samples permuted, and alone it teaches no
+            retrieval.
         solver: Sinkhorn on the costs 1 - cos; the plan's gradient for "identity" is exact with gradient "implicit".
     """
 
-    loss: Literal["value", "identity"] = "value"
+    loss: Literal["identity", "value"] = "identity"
     solver: Sinkhorn = field(default_factory=lambda: Sinkhorn(epsilon=0.1, gradient="implicit"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.loss not in ("value", "identity"):
-            raise ValueError(f"loss must be 'value' or 'identity', got {self.loss!r}.")
+        if self.loss not in ("identity", "value"):
+            raise ValueError(f"loss must be 'identity' or 'value', got {self.loss!r}.")
         if self.loss == "identity" and self.solver.gradient not in ("implicit", "unroll"):
             raise ValueError(
                 f"the plan must have a gradient for loss 'identity': solver.gradient must be 'implicit' or 'unroll', "
@@ -42,11 +44,11 @@ class ChatTransport(AlignedObjective):
         """Return the mean of the loss over all pairs of node sets; it has no weights."""
         from medalign_core.objectives.logra_med.baselines.pairwise import PairwiseAlignment
 
-        return PairwiseAlignment(lambda s, t, valid: transport_loss(s, t, valid, solver=self.solver, loss=self.loss))
+        return PairwiseAlignment(partial(transport_loss, solver=self.solver, loss=self.loss))
 
 
 def transport_loss(
-    s: Tensor, t: Tensor, valid: Tensor, *, solver: Sinkhorn, loss: Literal["value", "identity"]
+    s: Tensor, t: Tensor, valid: Tensor, *, solver: Sinkhorn, loss: Literal["identity", "value"]
 ) -> Tensor:
     """Return V of the problem with costs 1 - cos(s_i, t_j) and weights 1/n, or -(1/n) sum of log(n T_ii), T the plan.
 
