@@ -97,8 +97,8 @@ def test_a_corpus_of_another_schema_is_refused(refused, tmp_path, corpus):
         ["data", "validate", "old"],
     ):
         line = refused(*words)
-        assert "schema 'medalign.corpus/0', this release reads 'medalign.corpus/1' and" in line
-        assert line.endswith("'medalign.corpus/2'; prepare the corpus again.")
+        assert "schema 'medalign.corpus/0', this release reads 'medalign.corpus/1', 'medalign.corpus/2' and" in line
+        assert line.endswith("'medalign.corpus/3'; prepare the corpus again.")
 
 
 def test_a_corpus_without_images_of_the_split_is_refused(refused, tmp_path):

@@ -19,13 +19,22 @@ Corpus = Annotated[str, typer.Argument(metavar="URI", help="A prepared corpus: a
 def prepare(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="A folder, file or URI, as the format wants it.")],
     *,
-    format: Annotated[str, typer.Option(help="image-folder, medmnist, dicom, voc or packaged.")],
+    format: Annotated[
+        str,
+        typer.Option(
+            help="image-folder, medmnist, dicom, voc or packaged; llava-med or roco; vqa-rad, slake, path-vqa or"
+            " multiple-choice."
+        ),
+    ],
     out: Annotated[str, typer.Option(metavar="URI", help="Where the corpus goes.")],
     name: Annotated[str | None, typer.Option(help="Its name; the last part of URI if not given.")] = None,
     licence: Annotated[str | None, typer.Option(help="What the images are under.")] = None,
     split_by: Annotated[str, typer.Option(help="The column or level that is never split (patient, ...).")] = "",
     fractions: Annotated[str, typer.Option(help="Shares of val and test, e.g. val=0.1,test=0.2.")] = "",
     official_splits: Annotated[bool, typer.Option(help="Keep the splits that the source has.")] = True,
+    split_seed: Annotated[int, typer.Option(help="Another seed draws other val and test groups.")] = 0,
+    share: Annotated[float, typer.Option(help="Share of the train rows to keep; nested for one --share-seed.")] = 1.0,
+    share_seed: Annotated[int, typer.Option(help="Another seed keeps other rows.")] = 0,
     crops: Annotated[bool, typer.Option("--crops", help="voc: one picture per object.")] = False,
     option: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of the format; may be repeated.")
@@ -56,6 +65,9 @@ def prepare(
         split_by=split_by,
         fractions=_fractions(fractions),
         official_splits=official_splits,
+        split_seed=split_seed,
+        share=share,
+        share_seed=share_seed,
         options={**_pairs(option or (), "--option"), **({"crops": True} if crops else {})},
         max_side=max_side,
         max_pixels=max_pixels or MAX_PIXELS,

@@ -24,6 +24,7 @@ class Item:
         label: class name, or None.
         caption: a sentence about the picture, or None.
         where: what the reader needs to find the part within the file (JSON values only).
+        words: what is said about the picture, by column of `dialogue.COLUMNS`, as the source has it (JSON values only).
     """
 
     key: str
@@ -34,10 +35,16 @@ class Item:
     label: str | None = None
     caption: str | None = None
     where: dict[str, Any] = field(default_factory=dict)
+    words: dict[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the item's values; `words` only if there are any, as it was before items had them."""
+        found = asdict(self)
+        return found if self.words else {key: value for key, value in found.items() if key != "words"}
 
     def dumps(self) -> str:
         """Return the item as one line of JSON."""
-        return json.dumps(asdict(self), sort_keys=True)
+        return json.dumps(self.as_dict(), sort_keys=True)
 
     @staticmethod
     def loads(text: str) -> Item:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from medalign import cluster
-from medalign.data import rows, shards
+from medalign.data import formats, rows, shards
 from medalign.data.items import Item
-from medalign.data.manifest import COLUMNS, Shard
+from medalign.data.manifest import Shard, Task, columns_of
 from medalign.errors import MedAlignError
 
 if TYPE_CHECKING:
@@ -23,9 +23,12 @@ if TYPE_CHECKING:
 TASK_ROWS = 32  # items of one encoding task
 POSITION = "position"  # an item's place in its split
 FAILED = "failed"  # why an item has no row; "" for a row
-STREAM = pa.schema(
-    [pa.field(POSITION, pa.int64()), pa.field(FAILED, pa.string()), *(f.with_nullable(True) for f in COLUMNS)]
-)
+
+
+def stream_schema(task: Task) -> pa.Schema:
+    """Return what travels between tasks: an item's place, why it has no row, and the row's columns."""
+    columns = [f.with_nullable(True) for f in columns_of(task)]
+    return pa.schema([pa.field(POSITION, pa.int64()), pa.field(FAILED, pa.string()), *columns])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +94,12 @@ def _dataset(plan: Plan) -> ray.data.Dataset:
     context.enable_progress_bars = context.print_on_execution_start = False
     context.execution_options.preserve_order = True
     shell = functools.partial(
-        write, uri=plan.uri, split=plan.split, shard_rows=plan.shard_rows, most=plan.row_group_rows
+        write,
+        uri=plan.uri,
+        split=plan.split,
+        task=formats.task(plan.recipe.format),
+        shard_rows=plan.shard_rows,
+        most=plan.row_group_rows,
     )
     try:
         return (
@@ -113,21 +121,22 @@ def _blocks(plan: Plan) -> Iterator[pa.Table]:
 
 
 def encode(batch: pa.Table, *, recipe: rows.Recipe) -> pa.Table:
-    """Turn items (position, id, item) into rows of STREAM, a row for an item."""
+    """Turn items (position, id, item) into rows of `stream_schema`, a row for an item."""
     made: list[dict[str, Any]] = []
     for listed in batch.to_pylist():
         row, reason = rows.make(Item.loads(listed["item"]), recipe)
         made.append({POSITION: listed[POSITION], "id": listed["id"], FAILED: reason, **row})
-    return pa.Table.from_pylist(made, schema=STREAM)
+    return pa.Table.from_pylist(made, schema=stream_schema(formats.task(recipe.format)))
 
 
-def write(batch: pa.Table, *, uri: str, split: str, shard_rows: int, most: int) -> pa.Table:
-    """Write one shard of the rows of STREAM that have no reason against them, and return its record."""
+def write(batch: pa.Table, *, uri: str, split: str, task: Task, shard_rows: int, most: int) -> pa.Table:
+    """Write one shard of the rows of `stream_schema` that have no reason against them, and return its record."""
     positions, reasons = batch[POSITION].to_pylist(), batch[FAILED].to_pylist()
     start, stop = positions[0], positions[-1] + 1
     if positions != list(range(start, stop)) or start % shard_rows:
         raise MedAlignError(f"rows {start} to {stop} of {split} came out of order.")
-    good = batch.filter(pa.compute.equal(batch[FAILED], "")).select(COLUMNS.names).cast(COLUMNS)
+    columns = columns_of(task)
+    good = batch.filter(pa.compute.equal(batch[FAILED], "")).select(columns.names).cast(columns)
     shard = shards.write(uri, shards.name(split, start // shard_rows), good, row_group_rows=most) if len(good) else None
     record = {
         "start": start,

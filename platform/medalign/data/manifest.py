@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 import pyarrow as pa
 
 from medalign import storage
+from medalign.data import dialogue
 from medalign.errors import CorpusError
 
 SCHEMA_VERSION = "medalign.corpus/2"
-READABLE = ("medalign.corpus/1", SCHEMA_VERSION)  # the first knew no `ranges`
+WORDS_SCHEMA_VERSION = "medalign.corpus/3"  # of corpora with words: `task`, `shared_groups`, more columns
+READABLE = ("medalign.corpus/1", SCHEMA_VERSION, WORDS_SCHEMA_VERSION)  # the first knew no `ranges`
 FILE_NAME = "manifest.json"
 
 BOX = pa.struct([("label", pa.string())] + [(name, pa.float32()) for name in ("left", "top", "right", "bottom")])
@@ -31,6 +34,18 @@ COLUMNS = pa.schema(
         pa.field("boxes", pa.list_(BOX)),  # in pixels of this image
     ]
 )
+
+Task = Literal["images", "chat", "vqa"]
+
+
+def columns_of(task: Task) -> pa.Schema:
+    """Return the columns of a corpus: those of every corpus, and the words of `chat` and `vqa`."""
+    return COLUMNS if task == "images" else pa.schema([*COLUMNS, *dialogue.COLUMNS])
+
+
+def schema_of(task: Task) -> str:
+    """Return the version of the manifest's schema: corpora of images are written as they were before others were."""
+    return SCHEMA_VERSION if task == "images" else WORDS_SCHEMA_VERSION
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +91,14 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """A corpus. `classes` is sorted: a label's index is its place in it."""
+    """A corpus.
+
+    Attributes:
+        classes: sorted: a label's index is its place in it.
+        task: what its rows hold: `images`; `chat`, images with conversations; `vqa`, questions with answers as well.
+        shared_groups: where the source's own splits share groups, how many are in which, as in
+            `{"test and train": 202}`; such a corpus does not measure what a model knows of unseen images.
+    """
 
     name: str
     splits: dict[str, Split]
@@ -88,6 +110,14 @@ class Manifest:
     quarantined: tuple[dict[str, str], ...] = ()
     fingerprint: str = ""
     schema: str = SCHEMA_VERSION
+    task: Task = "images"
+    shared_groups: dict[str, int] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the manifest's values; of a corpus of images only those that schema 2 knows."""
+        found = asdict(self)
+        known = self.task != "images"
+        return {key: value for key, value in found.items() if known or key not in ("task", "shared_groups")}
 
     def split(self, name: str) -> Split:
         """Return a split.
@@ -107,7 +137,7 @@ class Manifest:
 
     def dumps(self) -> str:
         """Return the manifest as JSON, the same bytes for the same corpus."""
-        return json.dumps(asdict(self), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+        return json.dumps(self.as_dict(), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def write(uri: str, manifest: Manifest) -> None:
@@ -131,7 +161,7 @@ def read(uri: str) -> Manifest:
         raise CorpusError(f"{where}: not a JSON manifest ({error}); prepare the corpus again.") from error
     version = raw.get("schema") if isinstance(raw, dict) else None
     if version not in READABLE:
-        known = " and ".join(map(repr, READABLE))
+        known = ", ".join(map(repr, READABLE[:-1])) + f" and {READABLE[-1]!r}"
         raise CorpusError(f"{where}: schema {version!r}, this release reads {known}; prepare the corpus again.")
     try:
         return _parse(raw)

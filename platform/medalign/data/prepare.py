@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from medalign import storage
-from medalign.data import formats, images, job, rows, splits
+from medalign.data import dialogue, formats, images, job, rows, splits, subset
 from medalign.data import place as places
 from medalign.data.items import Item, hashed
-from medalign.data.manifest import Manifest, Split
+from medalign.data.manifest import Manifest, Split, schema_of
 from medalign.errors import CorpusError, QuarantineError
 
 ALGORITHM = 1  # raised when the same settings begin to give other bytes
@@ -47,6 +47,9 @@ def prepare(
     split_by: str = "",
     fractions: Mapping[str, float] | None = None,
     official_splits: bool = True,
+    split_seed: int = 0,
+    share: float = 1.0,
+    share_seed: int = 0,
     options: Mapping[str, Any] | None = None,
     max_side: int = 512,
     max_pixels: int = images.MAX_PIXELS,
@@ -66,13 +69,16 @@ def prepare(
 
     Args:
         source: folder, file or URI, as the format wants it.
-        format: `image-folder`, `medmnist`, `dicom`, `voc` or `packaged`.
+        format: any of `formats.FORMATS`.
         out: URI of the corpus.
         name: the corpus's name; the last part of `out` if None.
         licence: what the images are under; what the format knows if None.
         split_by: the column or level that is the group, for formats that have one.
         fractions: share of rows of `val` and `test` drawn by group; see `splits.assign`.
         official_splits: keep the source's own splits.
+        split_seed: another seed draws other groups into `val` and `test`.
+        share: of the train rows that are kept, in (0, 1]; subsets of one `share_seed` are nested.
+        share_seed: another seed draws another family of subsets.
         options: the format's own options; see its reader.
         max_side: longer side of a stored image, in pixels.
         max_pixels: larger images are quarantined without being decoded.
@@ -85,7 +91,8 @@ def prepare(
         progress: called after each shard with the number of items done and of all.
 
     Raises:
-        CorpusError: settings that do not fit the source, no images, or another corpus at `out`.
+        CorpusError: settings that do not fit the source, no images, conversations in which the assistant says
+            nothing, or another corpus at `out`.
         QuarantineError: more bad items than the budget.
         StorageError: source or `out` cannot be reached.
     """
@@ -102,8 +109,12 @@ def prepare(
         shard_rows = max(64, min(1024, 1024 * 512**2 // max_side**2))
     layout = Layout(shard_rows=shard_rows, row_group_rows=row_group_rows, budget=quarantine_budget)
     out = storage.absolute(out)
-    items = _list(source, recipe, official_splits=official_splits, fractions=fractions)
+    items = _list(source, recipe)
+    items = _split(items, recipe, official_splits=official_splits, fractions=fractions, seed=split_seed)
+    items, cut = _cut(items, share=share, seed=share_seed)
     draft = _draft(items, recipe, name=name or out.rstrip("/").rpartition("/")[2], licence=licence)
+    drawn = {"split_seed": str(split_seed)} if split_seed else {}
+    draft = replace(draft, source={**draft.source, **drawn, **cut})
     draft = replace(draft, fingerprint=_fingerprint(draft, items, recipe, layout))
     done = places.claim(out, draft.fingerprint, overwrite=overwrite)
     if done is not None:
@@ -126,10 +137,8 @@ def _check_image_settings(max_side: int, max_pixels: int, encoding: str) -> None
         raise CorpusError(f"encoding must be one of {', '.join(images.ENCODINGS)}, got {encoding!r}.")
 
 
-def _list(
-    source: str, recipe: rows.Recipe, *, official_splits: bool, fractions: Mapping[str, float] | None
-) -> list[tuple[str, Item]]:
-    """Return (id, item) of every item, each with its split, in the order of the ids: a hash, so well mixed."""
+def _list(source: str, recipe: rows.Recipe) -> list[tuple[str, Item]]:
+    """Return (id, item) of every item, in the order of the ids: a hash, so well mixed."""
     reader = formats.reader(recipe.format)
     place = source if recipe.format in formats.NOT_PLACES else storage.absolute(source)
     found = list(reader.list_items(place, recipe.options))
@@ -138,23 +147,64 @@ def _list(
     listed = {hashed("item", item.key, salt=recipe.salt): item for item in found}
     if len(listed) != len(found):
         raise CorpusError(f"{source}: {len(found) - len(listed)} items are listed twice; each may be named once.")
-    ordered = sorted(listed.items())
+    if formats.task(recipe.format) != "images":
+        _check_answers(found, source)
+    return sorted(listed.items())
+
+
+def _check_answers(items: Sequence[Item], source: str) -> None:
+    """Refuse samples of which nothing would be learnt: all their labels would be masked, and their loss 0."""
+    silent = [str(item.where.get("record", item.key)) for item in items if dialogue.is_silent(item.words)]
+    if silent:
+        more = f" and {len(silent) - NAMED_FAILURES} more" if len(silent) > NAMED_FAILURES else ""
+        raise CorpusError(
+            f"{source}: {len(silent)} of {len(items)} samples have no answer to learn from, all their labels would be"
+            f" masked; correct or remove them: record {', '.join(silent[:NAMED_FAILURES])}{more} (counted from 0)."
+        )
+
+
+def _split(
+    items: Sequence[tuple[str, Item]],
+    recipe: rows.Recipe,
+    *,
+    official_splits: bool,
+    fractions: Mapping[str, float] | None,
+    seed: int,
+) -> list[tuple[str, Item]]:
     chosen = splits.assign(
-        [item.group for _, item in ordered],
-        [item.label for _, item in ordered],
-        [item.split if official_splits else None for _, item in ordered],
+        [item.group for _, item in items],
+        [item.label for _, item in items],
+        [item.split if official_splits else None for _, item in items],
         fractions=fractions,
+        seed=seed,
+        may_share=official_splits and formats.task(recipe.format) == "vqa",
     )
-    return [(key, replace(item, split=split)) for (key, item), split in zip(ordered, chosen, strict=True)]
+    return [(key, replace(item, split=split)) for (key, item), split in zip(items, chosen, strict=True)]
+
+
+def _cut(items: list[tuple[str, Item]], *, share: float, seed: int) -> tuple[list[tuple[str, Item]], dict[str, str]]:
+    """Keep a share of the train rows, and return what the manifest says of it.
+
+    The other splits stay whole, so that models of all shares are measured on the same rows.
+    """
+    if share == 1:
+        return items, {}
+    train = [key for key, item in items if item.split == "train"]
+    kept = {key for key, is_in in zip(train, subset.nested(train, share, seed=seed), strict=True) if is_in}
+    left = [(key, item) for key, item in items if item.split != "train" or key in kept]
+    return left, {"share": f"{share:g}", "share_seed": str(seed), "share_of": str(len(train))}
 
 
 def _draft(items: Sequence[tuple[str, Item]], recipe: rows.Recipe, *, name: str, licence: str | None) -> Manifest:
-    reader = formats.reader(recipe.format)
+    reader, task = formats.reader(recipe.format), formats.task(recipe.format)
     sizes = {item.path: item.size for _, item in items}
     shown = {key: value for key, value in recipe.options.items() if value not in ("", None)}
     return Manifest(
         name=name,
         splits={},
+        task=task,
+        schema=schema_of(task),
+        shared_groups=splits.shared([item.group for _, item in items], [item.split or "" for _, item in items]),
         classes=tuple(sorted({item.label for _, item in items if item.label is not None})),
         source={
             "format": recipe.format,
@@ -176,10 +226,10 @@ def _draft(items: Sequence[tuple[str, Item]], recipe: rows.Recipe, *, name: str,
 def _fingerprint(draft: Manifest, items: Sequence[tuple[str, Item]], recipe: rows.Recipe, layout: Layout) -> str:
     """Return the hash of everything that decides a corpus's bytes. A place's own path is not part of it."""
     digest = hashlib.sha256()
-    settings = {"algorithm": ALGORITHM, "draft": asdict(draft), "recipe": asdict(recipe), "layout": asdict(layout)}
+    settings = {"algorithm": ALGORITHM, "draft": draft.as_dict(), "recipe": asdict(recipe), "layout": asdict(layout)}
     digest.update(json.dumps(settings, sort_keys=True).encode())
     for key, item in items:
-        digest.update(f"\n{key}:{json.dumps({**asdict(item), 'path': ''}, sort_keys=True)}".encode())
+        digest.update(f"\n{key}:{json.dumps({**item.as_dict(), 'path': ''}, sort_keys=True)}".encode())
     return digest.hexdigest()
 
 

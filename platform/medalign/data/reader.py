@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from medalign import storage
 from medalign.data import manifest
-from medalign.data.manifest import COLUMNS, Shard
+from medalign.data.manifest import Shard, columns_of
 from medalign.data.shard_file import ShardDamage, ShardFile, open_shard
 from medalign.errors import CorpusError
 
@@ -25,7 +25,11 @@ OnDamage = Literal["stop", "skip", "refetch"]
 FETCHES = 3
 PAUSE_S = 0.5  # before the second fetch; twice as long before the third
 # 64-bit offsets: the images of a window together may exceed the 2 GiB of a plain binary column
-_SCHEMA = pa.schema([f if f.name != "image" else pa.field("image", pa.large_binary()) for f in COLUMNS])
+_SCHEMA = pa.schema(
+    [
+        f if f.name != "image" else pa.field("image", pa.large_binary()) for f in columns_of("vqa")
+    ]  # a corpus may have fewer
+)
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,10 @@ class RowSource:
             raise _unreadable(self.shards[shard], number, str(error)) from error
         except (OSError, pa.ArrowException) as error:
             raise _unreadable(self.shards[shard], number, str(error)) from error
+        if lacking := [name for name in columns if name not in table.column_names]:
+            raise CorpusError(
+                f"{self.shards[shard]}: has no column {lacking[0]!r}; its corpus is one of images, without words."
+            )
         return pa.table({name: table[name].cast(_SCHEMA.field(name).type) for name in columns})
 
     def _fetch(self, shard: int, number: int, columns: tuple[str, ...]) -> pa.Table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from medalign.data import formats, images
+from medalign.data import dialogue, formats, images
 from medalign.data.items import Content, Item, hashed
 from medalign.errors import StorageError, UserError
 
@@ -43,7 +43,7 @@ def make(item: Item, recipe: Recipe) -> tuple[dict[str, Any], str]:
         if not item.path:
             raise images.ImageReject("no image")
         return _row(item, recipe), ""
-    except images.ImageReject as error:
+    except (images.ImageReject, dialogue.DialogueReject) as error:
         return {}, str(error)
     except StorageError as error:
         if isinstance(error.__cause__, FileNotFoundError):
@@ -57,6 +57,7 @@ def make(item: Item, recipe: Recipe) -> tuple[dict[str, Any], str]:
 
 
 def _row(item: Item, recipe: Recipe) -> dict[str, Any]:
+    words = dialogue.columns(item.words) if formats.task(recipe.format) != "images" else {}
     content = formats.reader(recipe.format).read_item(item, recipe.options)
     if isinstance(content.image, bytes):
         whole = images.open_image(content.image, max_pixels=recipe.max_pixels)
@@ -76,6 +77,7 @@ def _row(item: Item, recipe: Recipe) -> dict[str, Any]:
         "height": image.height,
         "pixels": images.pixel_hash(image if lossless else images.decode(encoded)),
         "boxes": _scaled_boxes(content, image.width / whole.width, image.height / whole.height),
+        **words,
     }
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from medalign import storage
-from medalign.data.manifest import COLUMNS, Shard
+from medalign.data.manifest import Shard
 
 ROW_GROUP_BYTES = 32 * 1024 * 1024
 ENCODED = ("image",)  # already compressed
@@ -22,7 +22,7 @@ def name(split: str, index: int) -> str:
 
 
 def write(uri: str, path: str, rows: pa.Table, *, row_group_rows: int) -> Shard:
-    """Write rows (columns as COLUMNS) as one Parquet file; the same rows give the same bytes.
+    """Write rows (columns as `manifest.columns_of`) as one Parquet file; the same rows give the same bytes.
 
     Args:
         uri: the corpus.
@@ -32,14 +32,10 @@ def write(uri: str, path: str, rows: pa.Table, *, row_group_rows: int) -> Shard:
     """
     sink = io.BytesIO()
     sizes = tuple(_row_groups(rows, row_group_rows))
-    compression = {field.name: "none" if field.name in ENCODED else "zstd" for field in COLUMNS}
     with pq.ParquetWriter(
         sink,
-        COLUMNS,
-        compression={
-            **compression,
-            **{f"boxes.list.element.{f.name}": "zstd" for f in COLUMNS.field("boxes").type.value_type},
-        },
+        rows.schema,
+        compression=_compression(rows.schema),
         use_dictionary=["label", "modality", "body_part"],
         write_statistics=["id", "label"],
         store_schema=True,
@@ -78,6 +74,17 @@ def read(uri: str, shard: Shard) -> pa.Table:
     """Return a shard's rows."""
     with storage.open_input(storage.join(uri, shard.path)) as stream:
         return pq.read_table(stream)
+
+
+def _compression(columns: pa.Schema) -> dict[str, str]:
+    """Return how each column is compressed; a column of lists is named by its leaves as well."""
+    found = {field.name: "none" if field.name in ENCODED else "zstd" for field in columns}
+    for field in columns:
+        if pa.types.is_list(field.type):
+            inner = field.type.value_type
+            names = [f".{leaf.name}" for leaf in inner] if pa.types.is_struct(inner) else [""]
+            found |= {f"{field.name}.list.element{name}": "zstd" for name in names}
+    return found
 
 
 def _row_groups(rows: pa.Table, most: int) -> Iterator[int]:

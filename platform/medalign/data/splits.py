@@ -17,8 +17,10 @@ def assign(
     official: Sequence[str | None],
     *,
     fractions: Mapping[str, float] | None = None,
+    seed: int = 0,
+    may_share: bool = False,
 ) -> list[str]:
-    """Return the split of each row; no group is ever in two splits.
+    """Return the split of each row; no group is in two splits, unless the source's own splits have it so.
 
     Where the source has splits they are kept, and `fractions` may carve a split that the source lacks out of its
     train rows, by group. Elsewhere the groups are drawn (default: 10 % val, 20 % test).
@@ -28,6 +30,8 @@ def assign(
         labels: class of each row, or None: every class is spread over the splits in proportion.
         official: the source's split of each row, or None for all rows.
         fractions: share of the drawn rows of each split but train.
+        seed: another seed draws other groups.
+        may_share: keep official splits that share groups: published splits are what published figures stand on.
 
     Raises:
         CorpusError: fractions out of range or for a split that the source has; some rows with and some without an
@@ -47,11 +51,21 @@ def assign(
     splits = [split or "train" for split in official]
     drawn = [i for i, split in enumerate(splits) if split == "train"]
     if wanted and drawn:
-        chosen = _draw([groups[i] for i in drawn], [labels[i] for i in drawn], wanted)
+        chosen = _draw([groups[i] for i in drawn], [labels[i] for i in drawn], wanted, seed=seed)
         for i in drawn:
             splits[i] = chosen[groups[i]]
-    check_disjoint(groups, splits)
+    if not may_share:
+        check_disjoint(groups, splits)
     return splits
+
+
+def shared(groups: Sequence[str], splits: Sequence[str]) -> dict[str, int]:
+    """Return how many groups are in more than one split, by the splits' names."""
+    seen: dict[str, set[str]] = defaultdict(set)
+    for group, split in zip(groups, splits, strict=True):
+        seen[group].add(split)
+    torn = Counter(" and ".join(sorted(where)) for where in seen.values() if len(where) > 1)
+    return dict(sorted(torn.items()))
 
 
 def check_disjoint(groups: Sequence[str], splits: Sequence[str]) -> None:
@@ -60,15 +74,12 @@ def check_disjoint(groups: Sequence[str], splits: Sequence[str]) -> None:
     Raises:
         CorpusError: how many groups are, and in which splits.
     """
-    seen: dict[str, set[str]] = defaultdict(set)
-    for group, split in zip(groups, splits, strict=True):
-        seen[group].add(split)
-    torn = Counter(" and ".join(sorted(where)) for where in seen.values() if len(where) > 1)
+    torn = shared(groups, splits)
     if torn:
-        detail = ", ".join(f"{count} in {where}" for where, count in sorted(torn.items()))
+        detail = ", ".join(f"{count} in {where}" for where, count in torn.items())
         raise CorpusError(
-            f"{torn.total()} groups are in more than one split ({detail}): patients would leak; correct the groups, or "
-            "draw the splits anew (official_splits=False)."
+            f"{sum(torn.values())} groups are in more than one split ({detail}): patients would leak; correct the"
+            " groups, or draw the splits anew (official_splits=False)."
         )
 
 
@@ -83,11 +94,13 @@ def _checked(fractions: Mapping[str, float]) -> dict[str, float]:
     return {split: share for split, share in fractions.items() if share > 0}
 
 
-def _draw(groups: Sequence[str], labels: Sequence[str | None], fractions: Mapping[str, float]) -> dict[str, str]:
+def _draw(
+    groups: Sequence[str], labels: Sequence[str | None], fractions: Mapping[str, float], *, seed: int
+) -> dict[str, str]:
     """Deal the groups of each class, largest first, each to the split that it fills least beyond its share of rows.
 
     A class with as many groups as splits is in all of them: its last groups go to the splits that have none. Among
-    groups of one size the order is that of a hash, so it depends on nothing but the group's name.
+    groups of one size the order is that of a hash, so it depends on nothing but the group's name and the seed.
     """
     size = Counter(groups)
     votes: dict[str, Counter[str]] = defaultdict(Counter)
@@ -101,7 +114,7 @@ def _draw(groups: Sequence[str], labels: Sequence[str | None], fractions: Mappin
     for members in by_class.values():
         total = sum(size[group] for group in members)
         given = dict.fromkeys(shares, 0)
-        ordered = sorted(members, key=lambda group: (-size[group], _rank(group)))
+        ordered = sorted(members, key=lambda group: (-size[group], _rank(group, seed)))
         for left, group in zip(range(len(ordered), 0, -1), ordered, strict=True):
             empty = [split for split in shares if not given[split]]
             if left <= len(empty):
@@ -113,5 +126,6 @@ def _draw(groups: Sequence[str], labels: Sequence[str | None], fractions: Mappin
     return chosen
 
 
-def _rank(group: str) -> bytes:
-    return hashlib.blake2b(group.encode(), digest_size=8).digest()
+def _rank(group: str, seed: int) -> bytes:
+    name = f"{seed}\x1f{group}" if seed else group
+    return hashlib.blake2b(name.encode(), digest_size=8).digest()

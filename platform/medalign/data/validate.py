@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from medalign import storage
 from medalign.data import images, manifest
-from medalign.data.manifest import COLUMNS, Shard, Split
+from medalign.data.manifest import Manifest, Shard, Split
 from medalign.errors import StorageError
 
 SHOWN = 10  # ids named in one problem
@@ -27,6 +27,7 @@ class Report:
         shards, rows: how many were read.
         duplicates: rows whose pixels equal those of an earlier row of the same split: worth knowing, no problem.
         problems: one line each.
+        notes: what is as the manifest says, and worth knowing all the same: one line each.
     """
 
     uri: str
@@ -34,6 +35,7 @@ class Report:
     rows: int
     duplicates: int
     problems: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def is_valid(self) -> bool:
@@ -45,7 +47,9 @@ class Report:
 class _Seen:
     """What was read so far: where each picture, group and id occurs."""
 
+    columns: pa.Schema
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     pixels: dict[str, dict[str, list[str]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
     groups: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     ids: Counter[str] = field(default_factory=Counter)
@@ -65,7 +69,7 @@ def validate(uri: str) -> Report:
         StorageError: `uri` cannot be reached.
     """
     corpus = manifest.read(uri)
-    seen = _Seen()
+    seen = _Seen(columns=manifest.columns_of(corpus.task))
     for name, split in corpus.splits.items():
         _check_split(uri, name, split, seen=seen)
     named = {storage.join(uri, shard.path) for split in corpus.splits.values() for shard in split.shards}
@@ -77,9 +81,16 @@ def validate(uri: str) -> Report:
         seen.problems.append(
             f"labels outside the manifest's classes: {', '.join(sorted(labels - set(corpus.classes)))}."
         )
-    _check_across(seen)
+    _check_across(corpus, seen)
     inside = sum(len(ids) - 1 for where in seen.pixels.values() for ids in where.values())
-    return Report(uri=uri, shards=seen.shards, rows=seen.rows, duplicates=inside, problems=tuple(seen.problems))
+    return Report(
+        uri=uri,
+        shards=seen.shards,
+        rows=seen.rows,
+        duplicates=inside,
+        problems=tuple(seen.problems),
+        notes=tuple(seen.notes),
+    )
 
 
 def _check_split(uri: str, name: str, split: Split, *, seen: _Seen) -> None:
@@ -88,7 +99,7 @@ def _check_split(uri: str, name: str, split: Split, *, seen: _Seen) -> None:
     rows = 0
     whole = True
     for shard in split.shards:
-        table = _read(uri, shard, problems=seen.problems)
+        table = _read(uri, shard, seen=seen)
         if table is None:
             whole = False
             continue
@@ -104,8 +115,9 @@ def _check_split(uri: str, name: str, split: Split, *, seen: _Seen) -> None:
         seen.problems.append(f"split {name}: rows, groups or class counts differ from the manifest.")
 
 
-def _read(uri: str, shard: Shard, *, problems: list[str]) -> pa.Table | None:
+def _read(uri: str, shard: Shard, *, seen: _Seen) -> pa.Table | None:
     """Return a shard's rows, or None with the problem noted. A file with another hash is not read."""
+    problems = seen.problems
     try:
         data = storage.read_bytes(storage.join(uri, shard.path))
     except StorageError:
@@ -120,8 +132,8 @@ def _read(uri: str, shard: Shard, *, problems: list[str]) -> pa.Table | None:
     except (pa.ArrowException, OSError) as error:
         problems.append(f"{shard.path}: not a Parquet file ({type(error).__name__}).")
         return None
-    if not table.schema.equals(COLUMNS):
-        problems.append(f"{shard.path}: other columns than {manifest.SCHEMA_VERSION}.")
+    if not table.schema.equals(seen.columns):
+        problems.append(f"{shard.path}: other columns than the manifest's schema has.")
         return None
     groups = tuple(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups))
     if table.num_rows != shard.rows or groups != shard.row_groups:
@@ -149,7 +161,9 @@ def _check_images(shard: Shard, table: pa.Table, *, split: str, seen: _Seen) -> 
         )
 
 
-def _check_across(seen: _Seen) -> None:
+def _check_across(corpus: Manifest, seen: _Seen) -> None:
+    """Note what is in more than one split: a problem, unless the source's own splits are known to share groups."""
+    known = corpus.shared_groups
     twice = [key for key, count in seen.ids.items() if count > 1]
     if twice:
         seen.problems.append(f"{len(twice)} ids that occur more than once: {_some(twice)}.")
@@ -158,13 +172,15 @@ def _check_across(seen: _Seen) -> None:
         if len(where) > 1:
             shared[" and ".join(sorted(where))].append(min(min(ids) for ids in where.values()))
     for names, ids in sorted(shared.items()):
-        seen.problems.append(f"{len(ids)} pictures are in {names}, pixel for pixel: {_some(ids)}.")
+        line = f"{len(ids)} pictures are in {names}, pixel for pixel: {_some(ids)}."
+        (seen.notes if names in known else seen.problems).append(line)
     torn: dict[str, list[str]] = defaultdict(list)
     for group, splits in seen.groups.items():
         if len(splits) > 1:
             torn[" and ".join(sorted(splits))].append(group)
     for names, leaked in sorted(torn.items()):
-        seen.problems.append(f"{len(leaked)} groups are in {names}: {_some(leaked)}.")
+        line = f"{len(leaked)} groups are in {names}: {_some(leaked)}."
+        (seen.notes if len(leaked) <= known.get(names, 0) else seen.problems).append(line)
 
 
 def _some(ids: list[str]) -> str:

@@ -6,6 +6,7 @@ import importlib
 from typing import Any, cast
 
 from medalign.data.items import Reader
+from medalign.data.manifest import Task
 from medalign.errors import CorpusError
 
 FORMATS = {
@@ -14,8 +15,27 @@ FORMATS = {
     "dicom": "dicom",
     "voc": "voc",
     "packaged": "packaged",
+    "llava-med": "llava_med",
+    "roco": "roco",
+    "vqa-rad": "vqa_rad",
+    "slake": "slake",
+    "path-vqa": "path_vqa",
+    "multiple-choice": "multiple_choice",
 }
 NOT_PLACES = ("packaged",)  # formats whose source is not a path or URI
+_TASKS: dict[str, Task] = {
+    "llava-med": "chat",
+    "roco": "chat",
+    "vqa-rad": "vqa",
+    "slake": "vqa",
+    "path-vqa": "vqa",
+    "multiple-choice": "vqa",
+}
+
+
+def task(name: str) -> Task:
+    """Return what the rows of a format hold."""
+    return _TASKS.get(name, "images")
 
 
 def reader(name: str) -> Reader:
