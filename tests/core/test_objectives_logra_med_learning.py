@@ -46,8 +46,8 @@ def train(alignment, weights: nn.Module | None = None) -> tuple[float, float]:
     encoders = nn.ModuleDict({name: nn.Linear(WIDTH, WIDTH) for name in NODE_SETS})
     before = hits(encoders)
     trained = [*encoders.parameters(), *(weights.parameters() if weights is not None else ())]
-    optimizer = torch.optim.Adam(trained, lr=5e-3)
-    for step in range(120):
+    optimizer = torch.optim.Adam(trained, lr=8e-3)
+    for step in range(80):
         seen = views(step)
         optimizer.zero_grad()
         alignment({name: encoders[name](seen[name]) for name in NODE_SETS}, DrawKey(0, step, 0)).backward()

@@ -34,10 +34,17 @@ class PairwiseAlignment(nn.Module):
         Stats: matching_accuracy_S_T for each pair, the share of samples of S whose own node of T is strictly nearest by
         cosine, and matching_accuracy, their mean.
         """
-        sets = {name: torch.where(valid[:, None], at_least_float32(x), 0.0) for name, x in nodes.items()}
-        losses, stats = [], {}
-        for s, t in combinations(sets, 2):
-            losses.append(self.pair_loss(sets[s], sets[t], valid))
-            stats[f"matching_accuracy_{s}_{t}"] = retrieval_accuracy(sets[s].detach(), sets[t].detach(), valid)
-        stats["matching_accuracy"] = torch.stack(list(stats.values())).mean()
-        return torch.stack(losses).mean(), stats
+        return mean_over_pairs(self.pair_loss, nodes, valid)
+
+
+def mean_over_pairs(
+    pair_loss: PairLoss, nodes: dict[str, Float[Tensor, "B F"]], valid: Bool[Tensor, " B"]
+) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
+    """Return (loss, stats) of PairwiseAlignment; what is in rows that are not valid does not matter."""
+    sets = {name: torch.where(valid[:, None], at_least_float32(x), 0.0) for name, x in nodes.items()}
+    losses, stats = [], {}
+    for s, t in combinations(sets, 2):
+        losses.append(pair_loss(sets[s], sets[t], valid))
+        stats[f"matching_accuracy_{s}_{t}"] = retrieval_accuracy(sets[s].detach(), sets[t].detach(), valid)
+    stats["matching_accuracy"] = torch.stack(list(stats.values())).mean()
+    return torch.stack(losses).mean(), stats

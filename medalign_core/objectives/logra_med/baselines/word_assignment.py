@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from medalign_core.models.multimodal.batch import ChatBatch
-from medalign_core.objectives.logra_med.baselines.pairwise import PairwiseAlignment
+from medalign_core.objectives.logra_med.baselines.pairwise import mean_over_pairs
 from medalign_core.objectives.logra_med.baselines.vlap import vlap_loss
 from medalign_core.ops.cosine import at_least_float32
 
@@ -25,11 +25,11 @@ class WordAssignment(nn.Module):
     def forward(
         self, nodes: dict[str, Float[Tensor, "B F"]], valid: Bool[Tensor, " B"], batch: ChatBatch
     ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
-        """Return (loss, stats), stats as those of PairwiseAlignment and `words`, how many distinct ones there were."""
+        """Return (loss, stats), those of PairwiseAlignment and `words`, how many distinct ones there were."""
         tokens, counts = _words(batch)
         with torch.no_grad():  # called, not read: an engine may have split the weights
             words = at_least_float32(self._embedding[0](tokens))
-        loss, stats = PairwiseAlignment(partial(self._loss, words=words, counts=counts))(nodes, valid, batch)
+        loss, stats = mean_over_pairs(partial(self._loss, words=words, counts=counts), nodes, valid)
         return loss, stats | {"words": torch.tensor(float(len(tokens)), device=loss.device)}
 
 
