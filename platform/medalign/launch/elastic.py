@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import ray.data
 import ray.train
 
 from medalign.data import stream
@@ -41,8 +40,3 @@ class Dealing(_train.DataConfig):
         """Return each rank's share of the dataset for `world_size` ranks, under the name that was asked for."""
         made = {name: self._make(world_size) for name in datasets}
         return super().configure(made, world_size, *others, **named)
-
-
-def unmade() -> ray.data.Dataset:
-    """Return what stands in a trainer's datasets until `Dealing` knows the number of workers."""
-    return ray.data.range(1)

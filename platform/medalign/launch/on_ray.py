@@ -142,7 +142,7 @@ def _trainer(recipe: Recipe, plan: RunPlan, wishes: Any) -> Any:
     return _train.torch.TorchTrainer(
         _train_one_rank,
         train_loop_config={"recipe": recipe, "plan": plan, "wishes": wishes},
-        datasets={"train": elastic.unmade},
+        datasets={"train": stream.placeholder},
         dataset_config=elastic.Dealing(partial(_remaining, recipe, plan)),
         scaling_config=_train.ScalingConfig(
             num_workers=elastic.worker_range(recipe.train),
