@@ -24,7 +24,7 @@ V0_SYSTEM = (
 )
 V0_TEMPLATE = (
     "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] }}{% set rest = messages[1:] %}"
-    "{% else %}" + V0_SYSTEM.replace("'", "\\'") + "{% set rest = messages %}{% endif %}{{ '\\n\\n' }}"
+    "{% else %}" + V0_SYSTEM + "{% set rest = messages %}{% endif %}{{ '\\n\\n' }}"
     "{% for message in rest %}{{ '### ' + ('Human' if message['role'] == 'user' else 'Assistant') + ': ' "
     "+ message['content'] + '\\n' }}{% endfor %}{{ '### Assistant:' if add_generation_prompt else '### ' }}"
 )
@@ -95,11 +95,15 @@ def save_multimodal(opened: Opened, folder: str | Path) -> None:
 
 
 def _open_parts(settings: Llava) -> Opened:
+    from transformers import AutoModelForCausalLM
+
     from medalign_core.models.multimodal.assembling import assemble
 
     source = str(packaged_language_model()) if settings.language == PACKAGED_LANGUAGE else settings.language
-    tokenizer = _open_tokenizer(source, settings)
-    causal = _open_causal(source, settings)
+    tokenizer = _open_tokenizer("language", source, settings)
+    causal = _load(
+        AutoModelForCausalLM, "language", source, dtype=settings.dtype, attn_implementation=settings.attention
+    )
     known = len(tokenizer)
     _add_tokens(tokenizer)
     _grow(causal, known=known, wanted=len(tokenizer))
@@ -109,25 +113,15 @@ def _open_parts(settings: Llava) -> Opened:
 
 
 def _open_whole(settings: Llava) -> Opened:
-    from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText
 
     import medalign_core.models.multimodal.architecture  # noqa: F401  # registers what transformers lacks
 
     source = str(settings.source)
-    tokenizer = _open_tokenizer(source, settings)
-    try:
-        network, info = AutoModelForImageTextToText.from_pretrained(
-            source,
-            trust_remote_code=False,
-            use_safetensors=True,
-            dtype=settings.dtype,
-            attn_implementation={"text_config": settings.attention},
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise _cannot_open("source", source, error) from error
-    _check_complete("source", source, info)
+    tokenizer = _open_tokenizer("source", source, settings)
+    # of the language model alone: the tower keeps its own
+    attention = {"text_config": settings.attention}
+    network = _load(AutoModelForImageTextToText, "source", source, dtype=settings.dtype, attn_implementation=attention)
     if network.config.model_type not in ("llava", "medalign_llava"):
         raise UserError(f"model.source = {source}: a {network.config.model_type}; this opens Llava models.")
     return _opened(network, tokenizer, settings, _saved_normalisation(source, network))
@@ -144,40 +138,37 @@ def _opened(network: Any, tokenizer: Any, settings: Llava, normalisation: tuple[
     return Opened(model, tokenizer, f"{START}{slot}{END}" if is_marked else slot)
 
 
-def _open_tokenizer(source: str, settings: Llava) -> Any:
+def _open_tokenizer(key: str, source: str, settings: Llava) -> Any:
     from transformers import AutoTokenizer
 
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _cannot_open("language", source, error) from error
+        raise _cannot_open(key, source, error) from error
     if settings.chat == "v0":
         tokenizer.chat_template = V0_TEMPLATE
     if not tokenizer.chat_template:
         raise UserError(
-            f"model.language = {source}: its tokenizer has no chat template; set model.chat: v0 for LLaVA-Med's, "
+            f"model.{key} = {source}: its tokenizer has no chat template; set model.chat: v0 for LLaVA-Med's, "
             "or take an instruction-tuned model."
         )
     return tokenizer
 
 
-def _open_causal(source: str, settings: Llava) -> Any:
+def _load(kind: Any, key: str, source: str, **options: Any) -> Any:
+    """Open a model whose weights are all there and all its own."""
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
 
     try:
-        causal, info = AutoModelForCausalLM.from_pretrained(
-            source,
-            trust_remote_code=False,
-            use_safetensors=True,
-            dtype=settings.dtype,
-            attn_implementation=settings.attention,
-            output_loading_info=True,
+        model, info = kind.from_pretrained(
+            source, trust_remote_code=False, use_safetensors=True, output_loading_info=True, **options
         )
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
-        raise _cannot_open("language", source, error) from error
-    _check_complete("language", source, info)
-    return causal
+        raise _cannot_open(key, source, error) from error
+    wrong = sorted(map(str, (*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"])))
+    if wrong:
+        raise UserError(f"model.{key} = {source}: {len(wrong)} weights do not fit its config, {wrong[0]} among them.")
+    return model
 
 
 def _add_tokens(tokenizer: Any) -> None:
@@ -212,12 +203,6 @@ def _saved_normalisation(source: str, network: Any) -> tuple[Any, Any]:
         if kind not in NORMALISATION:
             raise UserError(f"model.source = {source}: no {PREPROCESSOR} with image_mean and image_std.") from error
         return NORMALISATION[kind]
-
-
-def _check_complete(key: str, source: str, info: dict[str, Any]) -> None:
-    wrong = sorted(map(str, (*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"])))
-    if wrong:
-        raise UserError(f"model.{key} = {source}: {len(wrong)} weights do not fit its config, {wrong[0]} among them.")
 
 
 def _cannot_open(key: str, source: str, error: Exception) -> UserError:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,9 +55,10 @@ def open_tower(source: str, *, dtype: str = "float32") -> Tower:
         config = whole.vision_config if whole.model_type in ("clip", "siglip") else whole
         if config.model_type not in HALF:
             raise UserError(f"model.vision = {source}: a {config.model_type}; towers are CLIP, SigLIP or ViT.")
-        network, info = MODEL_MAPPING[type(config)].from_pretrained(
-            source, config=config, use_safetensors=True, dtype=dtype, output_loading_info=True
-        )
+        with _quietly():
+            network, info = MODEL_MAPPING[type(config)].from_pretrained(
+                source, config=config, use_safetensors=True, dtype=dtype, output_loading_info=True
+            )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         cause = " ".join(str(error).split())[:160]
         raise UserError(f"model.vision = {source}: not a vision tower that can be opened ({cause}).") from error
@@ -65,6 +68,19 @@ def open_tower(source: str, *, dtype: str = "float32") -> Tower:
     if wrong:
         raise UserError(f"model.vision = {source}: {len(wrong)} weights do not fit its config, {wrong[0]} among them.")
     return Tower(network, *_normalisation(source, config.model_type))
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep transformers from listing the other half of a checkpoint as unexpected; what is wrong is ours to say."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _normalisation(source: str, kind: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:

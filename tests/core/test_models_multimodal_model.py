@@ -183,8 +183,8 @@ def test_image_tokens_that_do_not_fit_the_image_raise():
     given = batch(model)
     with pytest.raises(ValueError, match="row 1 has 16 image tokens; 16 with an image, 0 without one"):
         model(replace(given, has_image=torch.tensor([True, False, True])))
+    tokens, attended = padded([[1, START, IMAGE, IMAGE, IMAGE, END, 5]])
     with pytest.raises(ValueError, match="row 0 has 3 image tokens"):
-        tokens, attended = padded([[1, START, IMAGE, IMAGE, IMAGE, END, 5]])
         model.generate(given.images[:1], tokens, attended, max_new_tokens=2, stop=(2,), padding=PADDING)
 
 

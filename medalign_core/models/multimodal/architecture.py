@@ -99,7 +99,10 @@ class MedAlignLlavaModel(LlavaModel):
 
 
 class MedAlignLlavaForConditionalGeneration(LlavaForConditionalGeneration):
-    """transformers' LlavaForConditionalGeneration around a MedAlignLlavaModel."""
+    """transformers' LlavaForConditionalGeneration around a MedAlignLlavaModel.
+
+    A head that shares the embeddings' weights finds them whatever the language model calls them; Llava knows one name.
+    """
 
     config_class = MedAlignLlavaConfig
 
@@ -107,6 +110,9 @@ class MedAlignLlavaForConditionalGeneration(LlavaForConditionalGeneration):
         LlavaPreTrainedModel.__init__(self, config)
         self.model = MedAlignLlavaModel(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self._tied_weights_keys = {
+            "lm_head.weight": f"model.language_model.{embedding_name(self.model.language_model)}"
+        }
         self.post_init()
 
 
@@ -146,6 +152,12 @@ def new_projector(config: Any) -> nn.Module:
     if config.projector_kind == "linear":
         return nn.Linear(width, out)
     return nn.Sequential(nn.Linear(width, out), nn.GELU(), nn.Linear(out, out))
+
+
+def embedding_name(decoder: Any) -> str:
+    """Return the name of a decoder's embedding matrix, "embed_tokens.weight" in most."""
+    embedding = decoder.get_input_embeddings()
+    return next(f"{name}.weight" for name, module in decoder.named_modules() if module is embedding)
 
 
 def image_tokens(vision_config: PreTrainedConfig) -> int:

@@ -11,6 +11,7 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration, PreTrainedM
 from medalign_core.models.multimodal.architecture import (
     MedAlignLlavaConfig,
     MedAlignLlavaForConditionalGeneration,
+    embedding_name,
     image_tokens,
 )
 
@@ -25,8 +26,9 @@ def assemble(tower: PreTrainedModel, causal: PreTrainedModel, settings: Llava, *
     """Return a network of the tower, a new projector and the language model.
 
     It is a transformers LlavaForConditionalGeneration wherever the tower is a CLIP, SigLIP or ViT, the projector
-    "mlp2x_gelu" and there is no dense channel integration; else a MedAlignLlavaForConditionalGeneration. It holds the
-    given modules themselves, no copies; the projector's weights come from torch's global generator.
+    "mlp2x_gelu", there is no dense channel integration, and the embeddings have the name that it looks for; else a
+    MedAlignLlavaForConditionalGeneration. It holds the given modules themselves, no copies; the projector's weights
+    come from torch's global generator.
 
     Args:
         tower: the vision tower.
@@ -41,6 +43,7 @@ def assemble(tower: PreTrainedModel, causal: PreTrainedModel, settings: Llava, *
     _check_head(causal)
     kind = tower.config.model_type
     plain = settings.projector == "mlp2x_gelu" and not settings.dense and kind in TRANSFORMERS_TOWERS
+    plain = plain and embedding_name(causal.get_decoder()) == "embed_tokens.weight"
     options: dict[str, Any] = {
         "vision_config": tower.config,
         "text_config": causal.config,
