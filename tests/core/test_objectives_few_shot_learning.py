@@ -3,6 +3,7 @@ import torch
 from few_shot_cases import batch_of, class_texts, tiny_clip, train
 
 from medalign_core.models.dual.encoder import VisualTokens
+from medalign_core.objectives.few_shot.contract import ClassTexts, Support
 from medalign_core.objectives.few_shot.coop import TCP, CoOp
 from medalign_core.objectives.few_shot.coupling import Coupling
 from medalign_core.objectives.few_shot.dude.settings import Dude
@@ -72,8 +73,6 @@ def test_the_adapter_learns_from_sentences_that_say_nothing(match):
 
 
 def test_the_keys_of_the_cache_learn():
-    from medalign_core.objectives.few_shot.contract import Support
-
     found, labels = world(4, seed=0)
     method = TipAdapterF(beta=5.5).build(tiny_clip(), class_texts(), Support(features=found, labels=labels))
     losses = train(method, batch_of(found, labels), steps=300, rate=0.05)
@@ -89,3 +88,24 @@ def test_a_trained_sharp_plan_is_far_from_uniform_and_a_blurred_one_is_not():
         entropy[epsilon] = method.health(found)["plan_entropy"].item()
     assert entropy[0.01] < 0.9
     assert entropy[10.0] > 0.999
+
+
+@pytest.mark.parametrize("settings", [Dude(), Dude(class_route="attn_pool"), CoOp(), TCP(), PLOT()])
+def test_what_was_learnt_is_saved_and_moves_to_other_classes(settings):
+    found, labels = world(4, seed=0)
+    model, texts = tiny_clip(), class_texts()
+    method = settings.build(model, texts, seed=0)
+    train(method, batch_of(found, labels), steps=3)
+    again = settings.build(model, texts, seed=1)
+    again.load_learnt(method.learnt())
+    assert torch.equal(again.logits(found), method.logits(found))
+    fewer = ClassTexts(names=texts.names[2:], template=texts.template, descriptions=texts.descriptions[2:])
+    new = settings.build(model, fewer, seed=1)
+    new.load_learnt(method.learnt())
+    torch.testing.assert_close(new.logits(found), method.logits(found)[:, 2:], rtol=1e-4, atol=1e-4)
+
+
+def test_what_another_method_learnt_is_refused():
+    model = tiny_clip()
+    with pytest.raises(ValueError, match="the method learns"):
+        CoOp(context_length=3).build(model, class_texts()).load_learnt(CoOp().build(model, class_texts()).learnt())

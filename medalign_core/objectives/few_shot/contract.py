@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
@@ -91,9 +93,29 @@ class Support:
 class FewShotMethod(nn.Module, ABC):
     """A classifier of visual tokens. Its parameters with `requires_grad` are all that training changes.
 
-    A method may hold the text tower, frozen: what is saved of it are the parameters with `requires_grad`. Between
-    `eval()` and the next `train()` it may keep what it made of its texts.
+    A method may hold the text tower, frozen. Between `eval()` and the next `train()` it may keep what it made of its
+    texts.
     """
+
+    def learnt(self) -> dict[str, Tensor]:
+        """Return copies of the parameters that training changes, by name: all that a trained method is saved as."""
+        return {name: p.detach().clone() for name, p in self.named_parameters() if p.requires_grad}
+
+    @torch.no_grad()
+    def load_learnt(self, values: Mapping[str, Tensor]) -> None:
+        """Take over what another method of the same settings learnt.
+
+        Contexts, bottlenecks and attention do not depend on the classes: a method built for other classes takes them.
+
+        Raises:
+            ValueError: names or shapes differ.
+        """
+        own = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        expected, given = ({name: tuple(v.shape) for name, v in held.items()} for held in (own, values))
+        if expected != given:
+            raise ValueError(f"the method learns {expected}, got {given}.")
+        for name, parameter in own.items():
+            parameter.copy_(values[name])
 
     @abstractmethod
     def logits(self, features: VisualTokens) -> Float[Tensor, "B C"]:

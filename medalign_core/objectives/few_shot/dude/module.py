@@ -108,7 +108,7 @@ class DudeModule(TransportMethod):
         sets = self.encode_prompts(draws)
         loss, stats = classify(self.logits_of(features, sets), labels, valid)
         if self.settings.anchor_lambda:
-            away = torch.stack([anchor(units, self.template) for units in self._tuned(sets)]).mean()
+            away = torch.stack([anchor(tuned, self.template) for tuned in self._tuned(sets)]).mean()
             loss, stats = loss + self.settings.anchor_lambda * away, stats | {"anchor": away.detach()}
         return loss, stats
 
