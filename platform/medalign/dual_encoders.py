@@ -69,6 +69,8 @@ def _open_clip(settings: Clip) -> DualEncoder:
     from transformers import AutoConfig, CLIPModel
 
     source = settings.source
+    if (Path(source) / OPEN_CLIP_CONFIG).is_file():
+        return _open_clip_resnet(settings)
     try:
         kind = AutoConfig.from_pretrained(source, trust_remote_code=False).model_type
         if kind != "clip":
@@ -85,18 +87,25 @@ def _open_clip(settings: Clip) -> DualEncoder:
     return settings.build(model, _prompts(tokenizer, text.max_position_embeddings))
 
 
+def _open_clip_resnet(settings: Clip) -> DualEncoder:
+    folder = Path(settings.source)
+    try:
+        config, state = _read_open_clip(folder)
+        context_length, vocabulary = len(state["positional_embedding"]), len(state["token_embedding.weight"])
+        tokenizer = _open_tokenizer(str(folder), ("bos_token_id", "eos_token_id"), vocabulary=vocabulary)
+        return settings.build_resnet(config, state, _prompts(tokenizer, context_length))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _cannot_open(settings.source, "a CLIP with a ResNet as open_clip saves it", error) from error
+
+
 def _open_biomed_clip(settings: BiomedClip) -> DualEncoder:
     folder = _open_clip_folder(settings.source)
     try:
-        config = json.loads((folder / OPEN_CLIP_CONFIG).read_text())
-        state = _read_weights(next(folder / name for name in OPEN_CLIP_WEIGHTS if (folder / name).is_file()))
+        config, state = _read_open_clip(folder)
         context_length = config["model_cfg"]["text_cfg"].get("context_length", 256)
         vocabulary = len(state["text.transformer.embeddings.word_embeddings.weight"])
         tokenizer = _open_tokenizer(str(folder), ("cls_token_id", "sep_token_id"), vocabulary=vocabulary)
         return settings.build(config, state, _prompts(tokenizer, context_length))
-    except StopIteration as error:
-        wanted = " or ".join(OPEN_CLIP_WEIGHTS)
-        raise UserError(f"model.source = {settings.source}: there is no {wanted} in it.") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _cannot_open(settings.source, "a BiomedCLIP as open_clip saves it", error) from error
 
@@ -143,13 +152,17 @@ def _prompts(opened: tuple[Any, int, int], context_length: int) -> PromptTokeniz
 
     tokenizer, start, end = opened
     split = _Words(tokenizer)
+    placeholder = split([PLACEHOLDER])[0]
+    if not placeholder or placeholder[0] == tokenizer.unk_token_id:
+        # what transformers makes of a directory that holds a model and no tokenizer
+        raise UserError(f"model.source = {tokenizer.name_or_path}: its tokenizer knows no words.")
     padding = tokenizer.pad_token_id
     return PromptTokenizer(
         split=split,
         start=start,
         end=end,
         padding=end if padding is None else padding,
-        placeholder=split([PLACEHOLDER])[0][0],
+        placeholder=placeholder[0],
         context_length=context_length,
     )
 
@@ -184,6 +197,14 @@ def _open_clip_folder(source: str) -> Path:
         return Path(snapshot_download(source, allow_patterns=wanted))
     except (OSError, ValueError) as error:  # its HTTP errors are OSErrors, a bad id is a ValueError
         raise _cannot_open(source, "a directory, or a hub id with a network", error) from error
+
+
+def _read_open_clip(folder: Path) -> tuple[dict[str, Any], Mapping[str, torch.Tensor]]:
+    """Return what an open_clip directory's config and weights hold."""
+    found = [folder / name for name in OPEN_CLIP_WEIGHTS if (folder / name).is_file()]
+    if not found:
+        raise UserError(f"model.source = {folder}: there is no {' or '.join(OPEN_CLIP_WEIGHTS)} in it.")
+    return json.loads((folder / OPEN_CLIP_CONFIG).read_text()), _read_weights(found[0])
 
 
 def _read_weights(path: Path) -> Mapping[str, torch.Tensor]:

@@ -33,13 +33,14 @@ def test_the_text_feature_is_clips_whatever_the_attention(attention):
     model.set_attn_implementation(attention)
     tokens = prompts(5, 9, 3)
     expected = model.get_text_features(input_ids=tokens.ids, attention_mask=tokens.attended.long()).pooler_output
-    tower = ClipTextTower(model)
+    tower = ClipTextTower(model.text_model, model.text_projection)
     features = tower.encode(tower.embed(tokens.ids), tokens.attended)
     torch.testing.assert_close(features, expected, rtol=0, atol=1e-5)
 
 
 def test_the_feature_is_the_end_tokens_even_where_padding_has_the_same_id():
-    tower = ClipTextTower(clip_model())
+    model = clip_model()
+    tower = ClipTextTower(model.text_model, model.text_projection)
     tokens = prompts(5, 9)
     same = tokens.ids.masked_fill(~tokens.attended, 63)
     torch.testing.assert_close(

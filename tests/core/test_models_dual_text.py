@@ -13,9 +13,9 @@ from medalign_core.models.dual.freezing import freeze
 
 
 def towers() -> dict[str, TextTower]:
-    head = torch.nn.Linear(128, 24)
+    clip, head = clip_model(), torch.nn.Linear(128, 24)
     built = {
-        "clip": ClipTextTower(clip_model()),
+        "clip": ClipTextTower(clip.text_model, clip.text_projection),
         "bert first": BertTextTower(bert_model(), head=head, pooling="first", context_length=20),
         "bert mean": BertTextTower(bert_model(), head=head, pooling="mean", context_length=20),
     }

@@ -16,6 +16,7 @@ from transformers import BertConfig, BertModel, CLIPConfig, CLIPModel, PreTraine
 from medalign import dual_encoders
 from medalign.dual_encoders import open_dual_encoder
 from medalign.errors import UserError
+from medalign_core.models.dual import bridge as bridging
 from medalign_core.models.dual.bridge import ridge_map
 from medalign_core.models.dual.settings import BiomedClip, Bridge, Clip
 
@@ -23,8 +24,23 @@ WORDS = ("[PAD]", "[UNK]", "<start>", "x", "a", "photo", "of", "cat", "dog", "<e
 
 
 @pytest.fixture(scope="module")
-def bridge():
-    return open_dual_encoder(Bridge())
+def fitted():
+    """Open the bridge and keep what it was fitted on: embedding the thousand names again would take seconds."""
+    given = []
+
+    def watched(rows, embeddings, *, strength):
+        given.append((rows, embeddings))
+        return ridge_map(rows, embeddings, strength=strength)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bridging, "ridge_map", watched)
+        encoder = open_dual_encoder(Bridge())
+    return encoder, *given[0]
+
+
+@pytest.fixture(scope="module")
+def bridge(fitted):
+    return fitted[0]
 
 
 def save_tokenizer(folder: Path, words: tuple[str, ...] = WORDS, **ends: str) -> None:
@@ -85,6 +101,36 @@ def save_biomed_clip(folder: Path, *, kind: str) -> None:
     save_tokenizer(folder, cls_token="<start>", sep_token="<end>")
 
 
+def save_clip_resnet(folder: Path) -> None:
+    """Write a small random CLIP with a ResNet in open_clip's naming."""
+    torch.manual_seed(0)
+    shapes = {"token_embedding.weight": (len(WORDS), 64), "positional_embedding": (12, 64), "text_projection": (64, 16)}
+    shapes |= {"logit_scale": (), "ln_final.weight": (64,), "ln_final.bias": (64,)}
+    at = "transformer.resblocks.0."
+    for name, shape in (("attn.in_proj_", (192, 64)), ("attn.out_proj.", (64, 64)), ("mlp.c_fc.", (48, 64))):
+        shapes |= {f"{at}{name}weight": shape, f"{at}{name}bias": shape[:1]}
+    shapes |= {f"{at}mlp.c_proj.weight": (64, 48), f"{at}mlp.c_proj.bias": (64,)}
+    shapes |= {f"{at}ln_{n}.{part}": (64,) for n in (1, 2) for part in ("weight", "bias")}
+    convolutions = {"conv1": (2, 3, 3), "conv2": (2, 2, 3), "conv3": (4, 2, 3)}
+    for stage in range(4):
+        inputs, width, block = 4 if stage == 0 else 8 * 2**stage, 4 * 2**stage, f"layer{stage + 1}.0."
+        convolutions |= {f"{block}conv1": (width, inputs, 1), f"{block}conv2": (width, width, 3)}
+        convolutions |= {f"{block}conv3": (4 * width, width, 1), f"{block}downsample.0": (4 * width, inputs, 1)}
+    for name, (outputs, inputs, kernel) in convolutions.items():
+        norm = name.replace("conv", "bn").replace("downsample.0", "downsample.1")
+        shapes[f"visual.{name}.weight"] = (outputs, inputs, kernel, kernel)
+        shapes |= {f"visual.{norm}.{part}": (outputs,) for part in ("weight", "bias", "running_mean", "running_var")}
+    shapes["visual.attnpool.positional_embedding"] = (2, 128)
+    for name, outputs in (("q", 128), ("k", 128), ("v", 128), ("c", 16)):
+        shapes |= {
+            f"visual.attnpool.{name}_proj.weight": (outputs, 128),
+            f"visual.attnpool.{name}_proj.bias": (outputs,),
+        }
+    save_file({name: torch.rand(shape) for name, shape in shapes.items()}, folder / "open_clip_model.safetensors")
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": {"vision_cfg": {"layers": [1, 1, 1, 1]}}}))
+    save_tokenizer(folder, bos_token="<start>", eos_token="<end>")
+
+
 def pictures(size: int) -> torch.Tensor:
     return torch.randint(0, 256, (2, 3, size, size), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
@@ -112,15 +158,12 @@ def test_the_bridge_names_photographs_that_ship_in_a_package(bridge):
     assert (rank < 3).sum() >= 8, rank  # chance: once in 600
 
 
-def test_the_bridge_finds_names_it_was_not_fitted_on(bridge):
-    weights = dual_encoders._read_weights(dual_encoders._packaged(*dual_encoders.CLASSIFIER))
-    names = json.loads(dual_encoders._packaged(*dual_encoders.CLASS_NAMES).read_text())
-    rows = weights["_fc.weight"]
-    embeddings = bridge.encode_texts([f"a photo of a {name}" for name in names])  # a common shift: centred below
+def test_the_bridge_finds_names_it_was_not_fitted_on(fitted):
+    _, rows, embeddings = fitted
     order = torch.randperm(1000, generator=torch.Generator().manual_seed(0))
-    fitted, unseen = order[:800], order[800:]
-    mapped = (rows[unseen] - rows[fitted].mean(0)) @ ridge_map(rows[fitted], embeddings[fitted], strength=3.0)
-    wanted = embeddings[unseen] - embeddings[fitted].mean(0)
+    seen, unseen = order[:800], order[800:]
+    mapped = (rows[unseen] - rows[seen].mean(0)) @ ridge_map(rows[seen], embeddings[seen], strength=Bridge().ridge)
+    wanted = embeddings[unseen] - embeddings[seen].mean(0)
     cosines = torch.nn.functional.cosine_similarity(mapped[:, None], wanted[None], dim=-1)
     rank = (cosines > cosines.diagonal()[:, None]).sum(1)
     assert (rank < 5).float().mean() >= 0.55  # of 200; chance: 0.025
@@ -224,6 +267,26 @@ def test_a_tokeniser_of_another_model_is_refused(tmp_path):
         open_dual_encoder(Clip(source=str(tmp_path)))
     save_tokenizer(tmp_path)
     with pytest.raises(UserError, match="bos_token_id None"):
+        open_dual_encoder(Clip(source=str(tmp_path)))
+
+
+def test_a_clip_with_a_resnet_opens_from_an_open_clip_directory(tmp_path):
+    save_clip_resnet(tmp_path)
+    encoder = open_dual_encoder(Clip(source=str(tmp_path)))
+    assert encoder.image(pictures(32)).tokens.shape == (2, 1, 16)
+    assert encoder.encode_texts(["a photo of a cat", "dog"]).shape == (2, 16)
+    with pytest.raises(UserError, match="visual_prompts must be 0 for a ResNet"):
+        open_dual_encoder(Clip(source=str(tmp_path), visual_prompts=2))
+    (tmp_path / "open_clip_model.safetensors").unlink()
+    with pytest.raises(UserError, match="there is no open_clip_model.safetensors or"):
+        open_dual_encoder(Clip(source=str(tmp_path)))
+
+
+def test_a_directory_without_a_tokeniser_is_refused_rather_than_read_without_words(tmp_path):
+    save_clip(tmp_path)
+    for path in tmp_path.glob("token*"):
+        path.unlink()
+    with pytest.raises(UserError, match="its tokenizer knows no words"):
         open_dual_encoder(Clip(source=str(tmp_path)))
 
 

@@ -54,14 +54,14 @@ class ClipTextTower(TextTower):
     """CLIP's causal text transformer; the feature is that of the end token, the last one attended to.
 
     Args:
-        model: a transformers CLIPModel; its text half is used as it is.
+        model: a transformers CLIPTextModel, the text half of a CLIPModel.
+        projection: of the feature into the joint space.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, projection: nn.Module) -> None:
         super().__init__()
-        whole: Any = model
-        self.text, self.projection = whole.text_model, whole.text_projection
-        config = whole.config.text_config
+        half: Any = model
+        self.text, self.projection, config = half, projection, half.config
         self.width, self.layers = config.hidden_size, config.num_hidden_layers
         self.context_length = config.max_position_embeddings
 

@@ -10,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medalign_core.models.dual.folding import FoldedPair, fold_batch_norms
+
 WIDTH = 1280  # channels of the last feature map
 STRIDE = 32  # pixels per cell of it
 NORM_EPSILON = 1e-3
@@ -80,12 +82,8 @@ def from_published(state: Mapping[str, Tensor]) -> PublishedWeights:
     Raises:
         ValueError: names or shapes are not those of EfficientNet-Lite0.
     """
-    folded: dict[str, Tensor] = {}
     try:
-        for ours, convolution, norm in _names():
-            scale = state[f"{norm}.weight"] * (state[f"{norm}.running_var"] + NORM_EPSILON).rsqrt()
-            folded[f"{ours}.weight"] = state[f"{convolution}.weight"] * scale.reshape(-1, 1, 1, 1)
-            folded[f"{ours}.bias"] = state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * scale
+        folded = fold_batch_norms(state, _names(), epsilon=NORM_EPSILON)
         classifier, mean, std = state["_fc.weight"], state["_bn1.bias"], state["_bn1.weight"].abs()
         network = EfficientNetLite0()
         network.load_state_dict(folded)
@@ -132,13 +130,12 @@ class _Block(nn.Module):
         return x + inner if self.adds_input else inner
 
 
-def _names() -> Iterator[tuple[str, str, str]]:
-    """Yield (our convolution, the published convolution, its published batch norm)."""
-    yield "stem", "_conv_stem", "_bn0"
+def _names() -> Iterator[FoldedPair]:
+    yield FoldedPair("stem", "_conv_stem", "_bn0")
     expansions = [expansion for repeats, _, _, expansion, _ in STAGES for _ in range(repeats)]
     for index, expansion in enumerate(expansions):
         if expansion > 1:
-            yield f"blocks.{index}.expand", f"_blocks.{index}._expand_conv", f"_blocks.{index}._bn0"
-        yield f"blocks.{index}.depthwise", f"_blocks.{index}._depthwise_conv", f"_blocks.{index}._bn1"
-        yield f"blocks.{index}.project", f"_blocks.{index}._project_conv", f"_blocks.{index}._bn2"
-    yield "head", "_conv_head", "_bn1"
+            yield FoldedPair(f"blocks.{index}.expand", f"_blocks.{index}._expand_conv", f"_blocks.{index}._bn0")
+        yield FoldedPair(f"blocks.{index}.depthwise", f"_blocks.{index}._depthwise_conv", f"_blocks.{index}._bn1")
+        yield FoldedPair(f"blocks.{index}.project", f"_blocks.{index}._project_conv", f"_blocks.{index}._bn2")
+    yield FoldedPair("head", "_conv_head", "_bn1")

@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """CLIP with a vision transformer, and what shares its architecture (PubMedCLIP, say).
+    """CLIP, and what shares its architecture (PubMedCLIP, say).
 
     Attributes:
-        source: a directory or hub id of a transformers CLIPModel with its tokenizer.
+        source: a directory or hub id of a transformers CLIPModel with its tokenizer; or, for CLIP with a ResNet, which
+            transformers has not, a directory that open_clip saved, with a tokenizer that transformers opens.
         visual_prompts: M learnable prompts on the image side, whose M class tokens replace the patch tokens; 0 for
             patches. They are the only parameters of the model that learn.
         visual_prompt_length: tokens of each.
@@ -56,11 +57,31 @@ class Clip:
         scale = float(model.logit_scale.detach().exp())  # type: ignore[operator,union-attr]
         freeze(model)
         image = ClipImageTower(model, pixels=Normalisation(self.mean, self.std))
-        text = ClipTextTower(model)
+        text = ClipTextTower(model.text_model, model.text_projection)  # type: ignore[arg-type]
         if not self.visual_prompts:
             return DualEncoder(image, text, tokenize=tokenize, scale=scale)
         prompts = VisualPrompts(self.visual_prompts, self.visual_prompt_length, image.width)
         return DualEncoder(PromptedClipTower(image, prompts), text, tokenize=tokenize, scale=scale)
+
+    def build_resnet(
+        self, config: Mapping[str, Any], state: Mapping[str, torch.Tensor], tokenize: Tokenize
+    ) -> DualEncoder:
+        """Return the frozen dual encoder of an open_clip checkpoint whose image tower is CLIP's ResNet.
+
+        Raises:
+            ValueError: another architecture, weights that do not fit it, or visual prompts: a ResNet takes none.
+        """
+        from medalign_core.models.dual.clip_resnet import from_open_clip
+        from medalign_core.models.dual.encoder import DualEncoder
+        from medalign_core.models.dual.freezing import freeze
+        from medalign_core.models.dual.pixels import Normalisation
+
+        if self.visual_prompts:
+            raise ValueError(f"visual_prompts must be 0 for a ResNet, got {self.visual_prompts}.")
+        image, text, scale = from_open_clip(config, state, pixels=Normalisation(self.mean, self.std))
+        encoder = DualEncoder(image, text, tokenize=tokenize, scale=scale)
+        freeze(encoder)
+        return encoder
 
 
 @dataclass(frozen=True, kw_only=True)
