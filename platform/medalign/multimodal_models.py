@@ -59,6 +59,7 @@ def open_multimodal(settings: Llava, *, seed: int = 0) -> Opened:
     """
     import torch
 
+    import medalign_core.models.multimodal.architecture  # noqa: F401  # registers what transformers lacks
     from medalign_core.models.multimodal.packing import check_isolation, layout
     from medalign_core.ops.draws import draw_seed
 
@@ -114,8 +115,6 @@ def _open_parts(settings: Llava) -> Opened:
 
 def _open_whole(settings: Llava) -> Opened:
     from transformers import AutoModelForImageTextToText
-
-    import medalign_core.models.multimodal.architecture  # noqa: F401  # registers what transformers lacks
 
     source = str(settings.source)
     tokenizer = _open_tokenizer("source", source, settings)

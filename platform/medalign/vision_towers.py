@@ -56,7 +56,8 @@ def open_tower(source: str, *, dtype: str = "float32") -> Tower:
         if config.model_type not in HALF:
             raise UserError(f"model.vision = {source}: a {config.model_type}; towers are CLIP, SigLIP or ViT.")
         with _quietly():
-            network, info = MODEL_MAPPING[type(config)].from_pretrained(
+            kind: Any = MODEL_MAPPING[type(config)]
+            network, info = kind.from_pretrained(
                 source, config=config, use_safetensors=True, dtype=dtype, output_loading_info=True
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:

@@ -23,6 +23,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 
+import medalign_core.models.multimodal.varlen  # noqa: F401  # an implementation of attention a saved model may name
 from medalign_core.models.dual.efficientnet import STRIDE, WIDTH, EfficientNetLite0
 
 

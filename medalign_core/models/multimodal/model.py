@@ -12,7 +12,7 @@ from medalign_core.models.multimodal.adapters import add_lora, fold_lora
 from medalign_core.models.multimodal.batch import IGNORED, ChatBatch, ChatOutput
 from medalign_core.models.multimodal.cross_entropy import chunked_cross_entropy
 from medalign_core.models.multimodal.freezing import freeze
-from medalign_core.models.multimodal.packing import layout, pack, unpack
+from medalign_core.models.multimodal.packing import layout, pack, read, unpack
 from medalign_core.models.multimodal.pooling import pool
 from medalign_core.ops.cosine import at_least_float32
 
@@ -191,12 +191,7 @@ class MultimodalModel(nn.Module):
         """Return the conversation's hidden states, and the nodes of the texts that the batch has."""
         texts = [(batch.conversation_tokens, batch.conversation_attended), *_texts(batch)]
         packed = pack(texts, one_row=self._one_row)
-        states = self.decoder(
-            inputs_embeds=self._embed(packed.tokens, image, packed.sample),
-            attention_mask=None,
-            position_ids=packed.positions,
-            use_cache=False,
-        ).last_hidden_state
+        states = read(self.decoder, packed, self._embed(packed.tokens, image, packed.sample))
         apart = [unpack(states, packed, text=s, attended=attended) for s, (_, attended) in enumerate(texts)]
         return [apart[0], *(pool(a, attended) for a, (_, attended) in zip(apart[1:], texts[1:], strict=True))]
 

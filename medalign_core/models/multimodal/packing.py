@@ -3,20 +3,20 @@
 transformers tells packed texts apart by position ids that do not go up by one, provided that there is no attention mask
 and no cache. For the implementations "sdpa", "eager" and "flex_attention" it then builds a mask per row. Its
 "flash_attention_*" look at positions only in a batch of one row, and in a batch of several would silently let texts
-see each other: for them all samples go into one row.
+see each other: for them all samples go into one row, and so they do for "medalign_varlen" (see varlen.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 PER_ROW = ("sdpa", "eager", "flex_attention")
-ONE_ROW = ("flash_attention_2", "flash_attention_3")
+ONE_ROW = ("medalign_varlen", "flash_attention_2", "flash_attention_3")
 
 
 class Packed(NamedTuple):
@@ -58,6 +58,30 @@ def pack(texts: Sequence[tuple[Tensor, Tensor]], *, one_row: bool = False) -> Pa
     return Packed(tokens, torch.where(kept, positions, padding), sample, text.masked_fill(~kept, -1))
 
 
+def read(decoder: nn.Module, packed: Packed, embeddings: Float[Tensor, "R P D"]) -> Float[Tensor, "R P D"]:
+    """Return a decoder's last hidden states of packed texts, each text read by itself.
+
+    Args:
+        decoder: a transformers decoder without its head.
+        packed: the texts.
+        embeddings: the input embeddings of their tokens.
+    """
+    borders: dict[str, Any] = {}
+    if len(packed.tokens) == 1:  # a varlen kernel need not look for them in every layer
+        starts = (packed.positions[0] == 0).nonzero().flatten()
+        ends = torch.cat([starts, starts.new_tensor([packed.tokens.shape[1]])]).int()
+        longest = int(ends.diff().max())
+        borders = {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
+    states: Tensor = decoder(
+        inputs_embeds=embeddings,
+        attention_mask=None,
+        position_ids=packed.positions,
+        use_cache=False,
+        **borders,
+    ).last_hidden_state
+    return states
+
+
 def unpack(values: Tensor, packed: Packed, *, text: int, attended: Bool[Tensor, "B L"]) -> Tensor:
     """Return a (B, L, D) tensor of the values of one text, where it stood before it was packed; 0 for padding.
 
@@ -87,7 +111,7 @@ def layout(attention: str) -> bool:
 
 
 @torch.no_grad()
-def check_isolation(decoder: nn.Module, *, one_row: bool = False, tolerance: float = 1e-3) -> None:
+def check_isolation(decoder: Any, *, one_row: bool = False, tolerance: float = 1e-3) -> None:
     """Check by a pass over a few tokens that a decoder keeps packed texts apart.
 
     A state-space or linear-attention layer, say, carries state over the border whatever the positions are.
@@ -106,9 +130,7 @@ def check_isolation(decoder: nn.Module, *, one_row: bool = False, tolerance: flo
     packed = pack([(tokens, attended), (tokens, attended)], one_row=one_row)
     was_training = decoder.training
     decoder.eval()
-    states = decoder(
-        input_ids=packed.tokens, attention_mask=None, position_ids=packed.positions, use_cache=False
-    ).last_hidden_state
+    states = read(decoder, packed, decoder.get_input_embeddings()(packed.tokens))
     decoder.train(was_training)
     first, second = (unpack(states, packed, text=s, attended=attended).float() for s in (0, 1))
     if (first - second).abs().max() > tolerance * first.abs().max():

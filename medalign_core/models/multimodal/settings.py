@@ -69,7 +69,8 @@ class Llava:
             held; they are computed again in the backward pass. 1 holds all and computes once. A number of pieces and
             not their size: every rank then calls the head as often, which a sharded head needs.
         activation_checkpointing: keep only the inputs of the language model's layers, and compute the rest again.
-        attention: how the language model attends: "sdpa", "eager", "flex_attention" or "flash_attention_2".
+        attention: how the language model attends: "sdpa", "eager", "flex_attention", "flash_attention_2", or
+            "medalign_varlen", which attends to each packed text by itself: the fastest for packed texts on a CPU.
         chat: "own" takes the tokenizer's chat template; "v0" is LLaVA-Med's "### Human: ... ### Assistant: ...", for
             language models without one, such as LLaMA.
         dtype: the floating type that weights are opened in.
@@ -89,7 +90,7 @@ class Llava:
     pooling: Literal["masked", "with_padding"] = "masked"
     loss_chunks: int = 4
     activation_checkpointing: bool = False
-    attention: Literal["sdpa", "eager", "flex_attention", "flash_attention_2"] = "sdpa"
+    attention: Literal["sdpa", "eager", "flex_attention", "flash_attention_2", "medalign_varlen"] = "sdpa"
     chat: Literal["own", "v0"] = "own"
     dtype: Literal["float32", "bfloat16"] = "float32"
     lora: LoRA | None = None
