@@ -120,7 +120,7 @@ class Bridge:
     Attributes:
         template: the sentence that a class name of ImageNet is regressed on; holds one {}.
         ridge: strength of the regression, > 0. At 3 the right name of a class left out is the first of 200 in 38 % and
-            among the first five in 65 % of cases; from 1 to 30 these hardly change.
+            among the first five in 65 % of cases (means of five splits); from 3 to 30 both stay within 3 points.
         scale: of the cosines, > 0. 15 gives the names of classes left out their highest likelihood.
         context_length: the most tokens of a prompt; MiniLM was trained with 256 at most.
     """
