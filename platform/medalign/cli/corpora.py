@@ -105,13 +105,28 @@ def show(
 
 
 @app.command()
-def validate(uri: Corpus) -> None:
+def validate(
+    uri: Corpus,
+    *,
+    tokenizer: Annotated[
+        str, typer.Option(metavar="DIR", help="Tokenise its conversations too: a language model's directory or hub id.")
+    ] = "",
+    chat: Annotated[Literal["template", "v0"], typer.Option(help="The format of conversations.")] = "template",
+    max_length: Annotated[int, typer.Option(help="Limit on a sample's length, in tokens.")] = 2048,
+    image_tokens: Annotated[int, typer.Option(help="Tokens that stand for an image.")] = 256,
+) -> None:
     """Read a whole corpus and name everything that is not as its manifest says; exit 1 if anything is."""
-    from medalign.cli.printing import show_problems
+    from medalign.cli.printing import show_lengths, show_problems
     from medalign.data.validate import validate as check
 
     report = check(uri)
     show_problems(report)
+    if tokenizer:
+        from medalign.data.validate_chats import open_tokenizer, validate_chats
+
+        opened = open_tokenizer(tokenizer)
+        found = validate_chats(uri, opened, style=chat, max_length=max_length, image_tokens=image_tokens)
+        show_lengths(found, max_length=max_length)
     if not report.is_valid:
         raise typer.Exit(1)
 

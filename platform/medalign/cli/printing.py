@@ -16,6 +16,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from medalign.banks import Bank, Findings
     from medalign.banks.generate import Generated
+    from medalign.data.chat import Checked
     from medalign.data.show import Summary
     from medalign.data.shuffle_quality import Quality
     from medalign.data.validate import Report
@@ -73,6 +74,14 @@ def show_problems(report: Report) -> None:
     verdict = "valid" if report.is_valid else f"{len(report.problems)} problems"
     copies = f", {report.duplicates:,} duplicates within a split" if report.duplicates else ""
     _line(f"{report.rows:,} rows in {report.shards:,} shards read{copies}: {verdict}: {report.uri}")
+
+
+def show_lengths(found: Mapping[str, Checked], *, max_length: int) -> None:
+    """Print how long the conversations of each split are, and how many of them a limit cuts."""
+    table = _table("split", "conversations", "longest", f"cut at {max_length:,}")
+    for name, split in _in_order(found).items():
+        table.add_row(name, f"{split.samples:,}", f"{split.longest:,}", f"{split.cut:,}")
+    _show(table)
 
 
 def show_plan(recipe: Recipe, plan: RunPlan) -> None:
