@@ -51,6 +51,15 @@ def test_chunks_of_classes_score_and_differentiate_like_one_call(score, gradient
             assert (ours - theirs).abs().max() < 1e-10
 
 
+@pytest.mark.parametrize("constant", [0, 1])
+def test_a_constant_factor_changes_nothing_about_the_gradient_of_the_other(constant):
+    solver, factors = Sinkhorn(epsilon=0.2, rho_b=0.3, tol=1e-12), vectors()
+    expected = torch.autograd.grad(solver.score(*factors).square().sum(), factors)[1 - constant]
+    held = [x.detach() if i == constant else x for i, x in enumerate(factors)]
+    (found,) = torch.autograd.grad(solver.score(*held).square().sum(), factors[1 - constant])
+    assert torch.equal(found, expected)
+
+
 @pytest.mark.parametrize("score", SCORES)
 def test_gradcheck_of_implicit_scores(score):
     v, g = vectors(2, 2, rows=3, columns=2, size=3)

@@ -122,17 +122,19 @@ class _Score(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        """Return the gradients of both factors."""
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        """Return the gradients of the factors, None of one that asks for none: visual tokens are often constants."""
         v, g = ctx.saved_tensors
-        grad_v, grad_g = torch.zeros_like(v), torch.zeros_like(g)
+        grad_v, grad_g = (torch.zeros_like(x) if ctx.needs_input_grad[i] else None for i, x in enumerate((v, g)))
         for at, remembered in zip(ctx.plan.chunks(len(g)), ctx.kept, strict=True):
             similarity = _similarity(v, g[at])
             solved = remembered.of(ctx.plan.problem(similarity, samples=len(v), at=at))
             change = _by_similarity(solved, similarity, grad[:, at].reshape(-1, 1, 1), plan=ctx.plan)
             change = change.reshape(len(v), -1, *change.shape[1:])
-            grad_v += torch.einsum("bcmn,cnd->bmd", change, g[at])
-            grad_g[at] = torch.einsum("bcmn,bmd->cnd", change, v)
+            if grad_v is not None:
+                grad_v += torch.einsum("bcmn,cnd->bmd", change, g[at])
+            if grad_g is not None:
+                grad_g[at] = torch.einsum("bcmn,bmd->cnd", change, v)
         return grad_v, grad_g, None
 
 
