@@ -164,14 +164,19 @@ class CandidateSet:
         """
         if not candidates:
             raise ValueError("a candidate set needs at least one answer.")
-        normal = (normalise_as_published(candidate) for candidate in dict.fromkeys(c.lower() for c in candidates))
-        self._candidates = [(text, frozenset(text.split())) for text in normal]
+        different = dict.fromkeys(candidate.lower() for candidate in candidates)
+        self._candidates = [normalise_as_published(candidate) for candidate in different]
+        self._sizes = [len(set(text.split())) for text in self._candidates]
+        self._with_word: dict[str, list[int]] = {}
+        for place, text in enumerate(self._candidates):
+            for word in set(text.split()):
+                self._with_word.setdefault(word, []).append(place)
 
     def choose(self, prediction: str) -> str:
         """Return the candidate with the largest share of its different words in the prediction; the first of a tie."""
-        given = set(_counts(prediction))
-        shares = [len(words & given) / len(words) if words else 0.0 for _, words in self._candidates]
-        return self._candidates[shares.index(max(shares))][0]
+        common = Counter(place for word in _counts(prediction) for place in self._with_word.get(word, ()))
+        best = min(common, key=lambda place: (-common[place] / self._sizes[place], place), default=0)
+        return self._candidates[best]
 
     def hit(self, prediction: str, reference: str) -> float:
         """Return 1 if the chosen candidate is the reference."""

@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,19 @@ def test_a_prediction_is_mapped_to_the_candidate_that_it_covers_best():
     assert chooser.hit("this is the right", "the right lung") == 1
     with pytest.raises(ValueError, match="at least one answer"):
         vqa.CandidateSet([])
+
+
+def test_the_choice_of_a_candidate_equals_brute_force():
+    draw = random.Random(1)
+    words = "left right upper lower lobe lung heart".split()
+    candidates = [" ".join(draw.choices(words, k=draw.randint(1, 4))) for _ in range(40)] + ["the"]
+    chooser, different = vqa.CandidateSet(candidates), list(dict.fromkeys(candidates))
+    for _ in range(300):
+        given = set(draw.choices([*words, "other"], k=draw.randint(0, 5)))
+        sets = [set(normalise_as_published(candidate).split()) for candidate in different]
+        shares = [len(each & given) / len(each) if each else 0.0 for each in sets]
+        expected = normalise_as_published(different[shares.index(max(shares))])
+        assert chooser.choose(" ".join(given)) == expected
 
 
 def _scores():

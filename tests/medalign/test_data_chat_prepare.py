@@ -8,6 +8,7 @@ import published_sets
 import pytest
 from drawn_images import write_folder
 
+from medalign.cli import main
 from medalign.data import dialogue, job, manifest, rows, splits, subset
 from medalign.data import prepare as preparing
 from medalign.data.items import Item
@@ -165,3 +166,31 @@ def test_other_groups_are_drawn_for_another_seed_and_published_sharing_must_be_a
         splits.assign(*torn)
     assert splits.assign(*torn, may_share=True) == ["train", "test", "test"]
     assert splits.shared(torn[0], torn[2]) == {"test and train": 1}
+
+
+@pytest.mark.usefixtures("here")
+def test_the_command_takes_shares_seeds_and_the_options_of_a_set(tmp_path, capsys):
+    source = published_sets.vqa_rad(tmp_path / "set")
+    words = [
+        "data",
+        "prepare",
+        source,
+        "--format",
+        "vqa-rad",
+        "--out",
+        str(tmp_path / "c"),
+        "--option",
+        "split=grouped",
+    ]
+    words += ["--split-seed", "2", "--fractions", "val=0.25,test=0.25", "--share", "0.5", "--share-seed", "7"]
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 0
+    corpus = manifest.read(str(tmp_path / "c"))
+    assert {key: corpus.source[key] for key in ("split_seed", "share", "share_seed")} == {
+        "split_seed": "2",
+        "share": "0.5",
+        "share_seed": "7",
+    }
+    assert corpus.splits["train"].rows == round(0.5 * int(corpus.source["share_of"]))
+    assert capsys.readouterr().out

@@ -154,7 +154,11 @@ def _list(source: str, recipe: rows.Recipe) -> list[tuple[str, Item]]:
 
 def _check_answers(items: Sequence[Item], source: str) -> None:
     """Refuse samples of which nothing would be learnt: all their labels would be masked, and their loss 0."""
-    silent = [str(item.where.get("record", item.key)) for item in items if dialogue.is_silent(item.words)]
+    silent = [
+        f"{item.where['record']}{f' of {item.split}' if item.split else ''}"
+        for item in items
+        if dialogue.is_silent(item.words)
+    ]
     if silent:
         more = f" and {len(silent) - NAMED_FAILURES} more" if len(silent) > NAMED_FAILURES else ""
         raise CorpusError(
