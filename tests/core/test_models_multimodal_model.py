@@ -160,6 +160,23 @@ def test_a_hole_counts_in_no_loss():
     none.ar_loss_sum.backward()
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager", "medalign_varlen"])
+@pytest.mark.parametrize("mode", MODES)
+def test_rows_without_a_single_token_spoil_nothing(mode, attention):
+    model = build(text_nodes=mode, attention=attention)
+    given = batch(model, without_image=(0, 1, 2))
+    names = ("conversation_attended", "answer_attended", "extended_attended")
+    for empty in ([1], [0, 1, 2]):
+        changed = {name: getattr(given, name).index_fill(0, torch.tensor(empty), False) for name in names}
+        changed["conversation_labels"] = given.conversation_labels.index_fill(0, torch.tensor(empty), IGNORED)
+        output = model(replace(given, valid=torch.tensor([row not in empty for row in range(3)]), **changed))
+        nodes = [n for n in (output.answer_nodes, output.extended_nodes) if n is not None]
+        assert all((n[empty] == 0).all() for n in nodes)
+        found = gradients(model, output.ar_loss_sum + sum(n.sum() for n in nodes))
+        assert set(found) >= {name for name, p in model.named_parameters() if p.requires_grad and "layers" in name}
+        assert all(g.isfinite().all() for g in found.values())
+
+
 def test_texts_that_a_batch_lacks_have_no_nodes():
     for mode in ("separate", "packed"):
         model = build(text_nodes=mode)

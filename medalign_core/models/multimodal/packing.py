@@ -41,16 +41,21 @@ def pack(texts: Sequence[tuple[Tensor, Tensor]], *, one_row: bool = False) -> Pa
     Args:
         texts: (tokens (B, L_s), attended (B, L_s) bool) of each text s, padded on the right.
         one_row: all samples in one row without any padding, instead of a row per sample padded to the longest.
+            Either way there is a token, be it padding: ranks with nothing but holes make the same calls.
     """
     tokens = torch.cat([t for t, _ in texts], dim=1)
     attended = torch.cat([a for _, a in texts], dim=1)
     text = torch.cat([torch.full_like(t, s) for s, (t, _) in enumerate(texts)], dim=1)
     positions = torch.cat([a.long().cumsum(dim=1) - 1 for _, a in texts], dim=1)
     sample = torch.arange(tokens.shape[0], device=tokens.device)[:, None].expand_as(tokens)
-    if one_row:
+    if one_row and attended.any():
         flat = [part[attended][None] for part in (tokens, positions, sample, text)]
         return Packed(*flat)
-    order = torch.sort(~attended, dim=1, stable=True).indices[:, : int(attended.sum(dim=1).max())]
+    if one_row:
+        tokens, positions, sample, text, attended = (
+            part[:1, :1] for part in (tokens, positions, sample, text, attended)
+        )
+    order = torch.sort(~attended, dim=1, stable=True).indices[:, : max(int(attended.sum(dim=1).max()), 1)]
     tokens, positions, text, kept, sample = (
         part.gather(1, order) for part in (tokens, positions, text, attended, sample.contiguous())
     )

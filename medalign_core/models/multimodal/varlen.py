@@ -35,7 +35,8 @@ def varlen_attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     lengths = borders.diff().tolist()
     parts = zip(*(whole.split(lengths, dim=2) for whole in (query, key, value)), strict=True)
-    return torch.cat([sdpa_attention_forward(module, *part, None, **options)[0] for part in parts], dim=1), None
+    attended = [sdpa_attention_forward(module, q, k, v, None, **options)[0] for q, k, v in parts]
+    return torch.cat(attended, dim=1), None
 
 
 def varlen_mask(*, batch_size: int, q_length: int, kv_length: int, **options: Any) -> Tensor | None:
