@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from medalign import storage
-from medalign.data import dialogue, formats, images, job, rows, splits, subset
+from medalign.data import formats, images, job, listing, rows, splits
 from medalign.data import place as places
-from medalign.data.items import Item, hashed
+from medalign.data.items import Item
 from medalign.data.manifest import Manifest, Split, schema_of
 from medalign.errors import CorpusError, QuarantineError
 
@@ -109,9 +109,9 @@ def prepare(
         shard_rows = max(64, min(1024, 1024 * 512**2 // max_side**2))
     layout = Layout(shard_rows=shard_rows, row_group_rows=row_group_rows, budget=quarantine_budget)
     out = storage.absolute(out)
-    items = _list(source, recipe)
-    items = _split(items, recipe, official_splits=official_splits, fractions=fractions, seed=split_seed)
-    items, cut = _cut(items, share=share, seed=share_seed)
+    items = listing.list_items(source, recipe)
+    items = listing.split_items(items, recipe, official_splits=official_splits, fractions=fractions, seed=split_seed)
+    items, cut = listing.cut_items(items, share=share, seed=share_seed)
     draft = _draft(items, recipe, name=name or out.rstrip("/").rpartition("/")[2], licence=licence)
     drawn = {"split_seed": str(split_seed)} if split_seed else {}
     draft = replace(draft, source={**draft.source, **drawn, **cut})
@@ -135,68 +135,6 @@ def _check_image_settings(max_side: int, max_pixels: int, encoding: str) -> None
         raise CorpusError(f"max_pixels must be >= 1, got {max_pixels}.")
     if encoding not in images.ENCODINGS:
         raise CorpusError(f"encoding must be one of {', '.join(images.ENCODINGS)}, got {encoding!r}.")
-
-
-def _list(source: str, recipe: rows.Recipe) -> list[tuple[str, Item]]:
-    """Return (id, item) of every item, in the order of the ids: a hash, so well mixed."""
-    reader = formats.reader(recipe.format)
-    place = source if recipe.format in formats.NOT_PLACES else storage.absolute(source)
-    found = list(reader.list_items(place, recipe.options))
-    if not found:
-        raise CorpusError(f"{source}: no images for format {recipe.format}; check the path and the format.")
-    listed = {hashed("item", item.key, salt=recipe.salt): item for item in found}
-    if len(listed) != len(found):
-        raise CorpusError(f"{source}: {len(found) - len(listed)} items are listed twice; each may be named once.")
-    if formats.task(recipe.format) != "images":
-        _check_answers(found, source)
-    return sorted(listed.items())
-
-
-def _check_answers(items: Sequence[Item], source: str) -> None:
-    """Refuse samples of which nothing would be learnt: all their labels would be masked, and their loss 0."""
-    silent = [
-        f"{item.where['record']}{f' of {item.split}' if item.split else ''}"
-        for item in items
-        if dialogue.is_silent(item.words)
-    ]
-    if silent:
-        more = f" and {len(silent) - NAMED_FAILURES} more" if len(silent) > NAMED_FAILURES else ""
-        raise CorpusError(
-            f"{source}: {len(silent)} of {len(items)} samples have no answer to learn from, all their labels would be"
-            f" masked; correct or remove them: record {', '.join(silent[:NAMED_FAILURES])}{more} (counted from 0)."
-        )
-
-
-def _split(
-    items: Sequence[tuple[str, Item]],
-    recipe: rows.Recipe,
-    *,
-    official_splits: bool,
-    fractions: Mapping[str, float] | None,
-    seed: int,
-) -> list[tuple[str, Item]]:
-    chosen = splits.assign(
-        [item.group for _, item in items],
-        [item.label for _, item in items],
-        [item.split if official_splits else None for _, item in items],
-        fractions=fractions,
-        seed=seed,
-        may_share=official_splits and formats.task(recipe.format) == "vqa",
-    )
-    return [(key, replace(item, split=split)) for (key, item), split in zip(items, chosen, strict=True)]
-
-
-def _cut(items: list[tuple[str, Item]], *, share: float, seed: int) -> tuple[list[tuple[str, Item]], dict[str, str]]:
-    """Keep a share of the train rows, and return what the manifest says of it.
-
-    The other splits stay whole, so that models of all shares are measured on the same rows.
-    """
-    if share == 1:
-        return items, {}
-    train = [key for key, item in items if item.split == "train"]
-    kept = {key for key, is_in in zip(train, subset.nested(train, share, seed=seed), strict=True) if is_in}
-    left = [(key, item) for key, item in items if item.split != "train" or key in kept]
-    return left, {"share": f"{share:g}", "share_seed": str(seed), "share_of": str(len(train))}
 
 
 def _draft(items: Sequence[tuple[str, Item]], recipe: rows.Recipe, *, name: str, licence: str | None) -> Manifest:
