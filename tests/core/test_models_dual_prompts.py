@@ -73,6 +73,16 @@ def test_chunks_that_are_encoded_again_have_the_same_features_and_gradients(chun
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-10, atol=1e-10)
 
 
+def test_activations_of_a_chunk_are_made_again_in_the_backward_pass_and_only_there():
+    model, calls = tiny_clip(), []
+    model.text.text.encoder.layers[1].register_forward_pre_hook(lambda _, given: calls.append(len(given[0])))
+    prompts = learner(model, chunk=4)  # two classes of two prompts
+    found = prompts()
+    assert calls == [4, 4]
+    found.sum().backward()
+    assert calls == [4, 4, 4, 4]
+
+
 def test_the_contexts_have_the_right_gradient():
     model = tiny_clip(dtype=torch.float64, layers=1)
     prompts = learner(model, count=1, length=2)
