@@ -109,6 +109,8 @@ def test_contexts_start_from_words_and_yet_differ():
     contexts = new_contexts(model, count=3, length=4, words="a photo of a", draws=generator("words"))
     expected = model.text.embed(model.tokenize(["a photo of a"], 0).ids)[0, 1:5]
     assert torch.equal(contexts[0], expected)
+    unsaid = new_contexts(model, count=3, length=None, words="a photo of a", draws=generator("words"))
+    assert torch.equal(unsaid, contexts)
     assert 0.01 < (contexts[1:] - expected).std() < 0.03
     with pytest.raises(ValueError, match="are 4 tokens"):
         new_contexts(model, count=1, length=5, words="a photo of a", draws=generator("words"))

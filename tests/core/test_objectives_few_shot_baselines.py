@@ -135,6 +135,11 @@ def test_a_context_of_the_templates_own_words_starts_at_the_anchor():
     assert stats["anchor"] == pytest.approx(0, abs=1e-6)
 
 
+def test_a_context_with_neither_words_nor_length_is_refused():
+    with pytest.raises(ValueError, match="needs a length"):
+        KgCoOp(context_words=None).build(tiny_clip(), class_texts())
+
+
 def test_tcp_without_weight_is_kgcoop():
     model, found = tiny_clip(), features(4)
     plain = KgCoOp().build(model, class_texts()).logits(found)

@@ -15,23 +15,32 @@ CONTEXT_STD = 0.02  # of new context vectors: that of CLIP's and BERT's own word
 
 
 def new_contexts(
-    model: DualEncoder, *, count: int, length: int, words: str | None, draws: torch.Generator
+    model: DualEncoder, *, count: int, length: int | None, words: str | None, draws: torch.Generator
 ) -> Float[Tensor, "N n W"]:
     """Return `count` contexts of `length` vectors: the embeddings of `words`, or N(0, 0.02^2) where there are none.
 
     Equal contexts would have equal gradients and stay equal: all but the first start from the words plus N(0, 0.02^2).
 
+    Args:
+        model: whose text tower the contexts are for.
+        count: N.
+        length: n; None: as many as the words have tokens.
+        words: what the contexts start from.
+        draws: what is random is drawn by.
+
     Raises:
-        ValueError: the words are not `length` tokens.
+        ValueError: the words are not `length` tokens, or neither is given.
     """
     device = next(model.text.parameters()).device
-    noise = torch.randn(count, length, model.text.width, generator=draws) * CONTEXT_STD
     if words is None:
-        return noise.to(device)
+        if length is None:
+            raise ValueError("a context without words needs a length, got none.")
+        return _noise(model, count, length, draws).to(device)
     prompt = model.tokenize([words], 0)
     tokens = prompt.ids[0, CONTEXT_START : int(prompt.attended[0].sum()) - 1]  # between the start and the end token
-    if len(tokens) != length:
+    if length not in (None, len(tokens)):
         raise ValueError(f"the words {words!r} are {len(tokens)} tokens; set the length of the context to that.")
+    noise = _noise(model, count, len(tokens), draws)
     noise[0] = 0
     with torch.no_grad():
         return model.text.embed(tokens[None].to(device)).float() + noise.to(device)
@@ -118,3 +127,7 @@ class PromptLearner(nn.Module):
             injection = Injection(layer, vectors.to(words.dtype).repeat_interleave(count, dim=0), weight)
         features = self.tower.encode(embeddings, attended.repeat_interleave(count, dim=0), injection=injection)
         return features.unflatten(0, (classes, count))
+
+
+def _noise(model: DualEncoder, count: int, length: int, draws: torch.Generator) -> Tensor:
+    return torch.randn(count, length, model.text.width, generator=draws) * CONTEXT_STD

@@ -25,7 +25,7 @@ class ContextMethod(TextMethod[Tensor]):
         model: DualEncoder,
         texts: ClassTexts,
         *,
-        length: int,
+        length: int | None,
         words: str | None,
         chunk: int,
         anchor_lambda: float = 0.0,
@@ -37,7 +37,7 @@ class ContextMethod(TextMethod[Tensor]):
         Args:
             model: frozen from here on.
             texts: of the classes.
-            length: vectors of the context.
+            length: vectors of the context; None: as many as the words have tokens.
             words: what it starts from; None: N(0, 0.02^2).
             chunk: sequences through the text tower at a time.
             anchor_lambda: weight of the anchor.
@@ -57,7 +57,9 @@ class ContextMethod(TextMethod[Tensor]):
             self.template = normalize(at_least_float32(model.encode_texts(texts.sentences)))  # (C, D)
         if injection is not None and self.template is not None:
             width = self.template.shape[1]
-            self.generator = ContextGenerator(width, length=length, context_width=model.text.width, draws=draws)
+            self.generator = ContextGenerator(
+                width, length=contexts.shape[1], context_width=model.text.width, draws=draws
+            )
         self.to(contexts.device)
 
     def encode_prompts(self, draws: torch.Generator | None = None) -> Float[Tensor, "C D"]:

@@ -48,7 +48,8 @@ class KgCoOp:
     """KgCoOp (Yao et al., CVPR 2023): CoOp held near the hand-written prompt by 1 - cos of their text features.
 
     Attributes:
-        context_length: as in `CoOp`.
+        context_length: as in `CoOp`; None: as many as the words have tokens, 4 as published unless a tokenizer splits
+            "photo".
         context_words: as in `CoOp`.
         anchor_lambda: weight of the anchor, >= 0.
         chunk: sequences through the text tower at a time.
@@ -57,7 +58,7 @@ class KgCoOp:
     schedule: ClassVar[Schedule] = Schedule(epochs=((16, 100),), batch=128)
     needs_descriptions: ClassVar[bool] = False
 
-    context_length: int = 4
+    context_length: int | None = None
     context_words: str | None = "a photo of a"
     anchor_lambda: float = 8.0
     chunk: int = 512
@@ -87,7 +88,8 @@ class TCP:
     """TCP (Yao et al., CVPR 2024): KgCoOp, and the frozen feature of each class's own prompt enters its context.
 
     Attributes:
-        context_length: as in `CoOp`.
+        context_length: as in `CoOp`; None: as many as the words have tokens, 4 as published unless a tokenizer splits
+            "photo".
         context_words: as in `CoOp`.
         layer: the block at whose input it enters, from 0; None: two thirds of the depth, 8 of 12.
         weight: its share there, in [0, 1]; the published code has 1 whatever its option says.
@@ -98,7 +100,7 @@ class TCP:
     schedule: ClassVar[Schedule] = Schedule(optimizer="adam", adam_epsilon=1e-3, epochs=((16, 50),))
     needs_descriptions: ClassVar[bool] = False
 
-    context_length: int = 4
+    context_length: int | None = None
     context_words: str | None = "a photo of a"
     layer: int | None = None
     weight: float = 1.0
@@ -129,8 +131,8 @@ class TCP:
         )
 
 
-def _check(*, context_length: int, chunk: int, anchor_lambda: float = 0.0) -> None:
-    if context_length < 1 or chunk < 1 or anchor_lambda < 0:
+def _check(*, context_length: int | None, chunk: int, anchor_lambda: float = 0.0) -> None:
+    if (context_length is not None and context_length < 1) or chunk < 1 or anchor_lambda < 0:
         raise ValueError(
             "context_length and chunk must be >= 1 and anchor_lambda >= 0, "
             f"got {context_length}, {chunk} and {anchor_lambda}."

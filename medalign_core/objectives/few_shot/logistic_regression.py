@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 TOLERANCE = 1e-8  # of the largest entry of the gradient
+STILL = 1e-12  # a fall of the loss, or a step, that is rounding: large supports never reach the tolerance
 
 
 @torch.enable_grad()
@@ -29,7 +30,7 @@ def fit(
         [weights],
         max_iter=max_iterations,
         tolerance_grad=TOLERANCE,
-        tolerance_change=0.0,
+        tolerance_change=STILL,
         line_search_fn="strong_wolfe",
     )
 
