@@ -16,14 +16,11 @@ MODULES = sorted(
     for path in (base / package).rglob("*.py")
     if path.name != "__main__.py"
 )
-OPTIONAL = ("mlflow", "wandb", "pydicom", "nibabel", "nilearn", "skimage", "boto3", "deepspeed")
+OPTIONAL = ("mlflow", "wandb", "pydicom", "nibabel", "nilearn", "skimage", "boto3", "deepspeed", "peft", "gguf")
 IMPORT_ALL = f"""
 import importlib, sys
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {OPTIONAL!r}:
-            raise ModuleNotFoundError(f"{{name}} is blocked", name=name)
-sys.meta_path.insert(0, Blocked())
+for name in {OPTIONAL!r}:
+    sys.modules[name] = None  # absent for an import, and for who asks find_spec, as transformers does, as well
 for name in {MODULES!r}:
     importlib.import_module(name)
 from medalign import *
