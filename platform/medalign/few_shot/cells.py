@@ -1,0 +1,143 @@
+"""One cell of a few-shot table: a method, trained on one support and tested on every corpus of its task."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy import ndarray
+
+from medalign import storage
+from medalign.few_shot.features import Features
+from medalign.few_shot.fitting import TrainViews, fit, predict
+from medalign.few_shot.settings import Method
+from medalign_core.models.dual.encoder import DualEncoder, VisualTokens
+from medalign_core.objectives.few_shot.contract import ClassTexts, Support
+
+KEY = b"medalign.cell"  # what went into a file of predictions: another key is another cell
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """Where a cell stands in the table."""
+
+    task: str
+    method: str
+    shots: int
+    seed: int
+
+    @property
+    def path(self) -> str:
+        """Where its predictions lie, below the results."""
+        return f"cells/{self.task}/{self.method}-{self.shots}shots-seed{self.seed}.parquet"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CellData:
+    """What a cell reads, shared by all cells of its task and seed.
+
+    Attributes:
+        train: features of the images that any support of this seed holds.
+        tests: features of the test images by test.
+    """
+
+    train: Features
+    tests: Mapping[str, Features]
+
+
+def cell_key(method: Method, texts: ClassTexts, support: ndarray, *, fingerprint: str, seed: int) -> str:
+    """Return a hash of everything that decides a cell's predictions but the features, which `fingerprint` stands for.
+
+    Args:
+        method: its settings.
+        texts: of its classes.
+        support: the row ids.
+        fingerprint: of encoder, views and test rows.
+        seed: of the cell.
+    """
+    known = {
+        "method": [type(method.settings).__name__, asdict(method.settings), method.epochs],
+        "schedule": asdict(method.settings.schedule),
+        "texts": asdict(texts),
+        "support": list(support),
+        "data": fingerprint,
+        "seed": seed,
+    }
+    return hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def run_cell(
+    cell: Cell, method: Method, texts: ClassTexts, data: CellData, *, places: ndarray, encoder: DualEncoder
+) -> tuple[dict[str, ndarray], dict[str, Any]]:
+    """Train a cell and classify its test images.
+
+    Args:
+        cell: where it stands.
+        method: its settings.
+        texts: of its classes, with the method's control applied.
+        data: features.
+        places: the support, as places in `data.train`.
+        encoder: whose text tower is used.
+
+    Returns:
+        (N, C) probabilities by test, and what training did.
+    """
+    train = data.train
+    tokens, pooled = torch.from_numpy(train.tokens[places]), torch.from_numpy(train.pooled[places])
+    labels = torch.from_numpy(train.rows.labels[places])
+    plain = Support(features=VisualTokens(tokens[:, 0].float(), pooled[:, 0]), labels=labels)
+    settings = method.settings
+    module = settings.build(encoder, texts, plain, seed=cell.seed)
+    augmented = slice(1, None) if tokens.shape[1] > 1 else slice(0, 1)
+    done = fit(
+        module,
+        TrainViews(tokens=tokens[:, augmented], pooled=pooled[:, augmented], labels=labels),
+        settings.schedule,
+        epochs=method.epochs or settings.schedule.epochs_for(cell.shots),
+        views=getattr(settings, "view_count", 1),
+        seed=cell.seed,
+    )
+    found = {}
+    for name, test in data.tests.items():
+        logits = predict(module, torch.from_numpy(test.tokens[:, 0]), torch.from_numpy(test.pooled[:, 0]))
+        found[name] = torch.softmax(logits.double(), dim=1).numpy()
+    said = {"losses": list(done.losses), "stats": done.stats, "steps": done.steps, "support": len(places)}
+    return found, said
+
+
+def write_cell(
+    uri: str, key: str, found: Mapping[str, ndarray], said: Mapping[str, Any], tests: Mapping[str, Features]
+) -> None:
+    """Write a cell's predictions, one row per test image."""
+    parts = [
+        pa.table(
+            {
+                "test": [name] * len(probabilities),
+                "id": list(tests[name].rows.ids),
+                "group": list(tests[name].rows.groups),
+                "label": tests[name].rows.labels,
+                "probabilities": list(probabilities.astype(np.float32)),
+            }
+        )
+        for name, probabilities in found.items()
+    ]
+    table = pa.concat_tables(parts).replace_schema_metadata({KEY: key.encode(), b"training": json.dumps(said).encode()})
+    stream = BytesIO()
+    pq.write_table(table, stream, compression="zstd")
+    storage.write_bytes(uri, stream.getvalue())
+
+
+def is_done(uri: str, key: str) -> bool:
+    """Tell whether a cell's predictions are there, made of the same things."""
+    if not storage.exists(uri):
+        return False
+    metadata = pq.read_schema(BytesIO(storage.read_bytes(uri))).metadata or {}
+    return metadata.get(KEY, b"").decode() == key

@@ -1,0 +1,181 @@
+"""Frozen visual features of a corpus split: encoded once, kept as a file that is named by what went into it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy import ndarray
+from safetensors.numpy import load, save
+
+from medalign import storage
+from medalign.data import manifest
+from medalign.data.decode import augment, decode_image, open_image
+from medalign.data.reader import read_rows
+from medalign.data.settings import Views
+from medalign_core.models.dual.encoder import DualEncoder
+
+BATCH = 32  # images through the tower at a time
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Rows:
+    """The rows of a split that have a label.
+
+    Attributes:
+        ids: (N,) the corpus's row ids.
+        groups: (N,) patient, photograph or volume.
+        labels: (N,) class index in the manifest's classes.
+    """
+
+    ids: ndarray
+    groups: ndarray
+    labels: Int[ndarray, " N"]
+
+    def take(self, places: ndarray) -> Rows:
+        """Return the rows at `places`."""
+        return Rows(ids=self.ids[places], groups=self.groups[places], labels=self.labels[places])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Features:
+    """Visual features of rows: the plain test view first, then A augmented ones.
+
+    Attributes:
+        rows: the N rows, without those that could not be decoded.
+        tokens: (N, 1 + A, M, D) float16: 4e-4 in a cosine.
+        pooled: (N, 1 + A, D) float32.
+    """
+
+    rows: Rows
+    tokens: Float[ndarray, "N V M D"]
+    pooled: Float[ndarray, "N V D"]
+
+    def places(self, ids: Collection[str]) -> Int[ndarray, " S"]:
+        """Return where rows are, in the order of `ids`; those that could not be decoded are left out."""
+        place = {row: index for index, row in enumerate(self.rows.ids)}
+        return np.array([place[row] for row in ids if row in place], dtype=np.int64)
+
+
+def read_labels(corpus: str, split: str) -> Rows:
+    """Return the labelled rows of a split, in the corpus's order; no image is read."""
+    classes = {name: index for index, name in enumerate(manifest.read(corpus).classes)}
+    ids: list[str] = []
+    groups: list[str] = []
+    labels: list[int] = []
+    for batch in read_rows(corpus, split, columns=("id", "group", "label")):
+        for row in batch.to_pylist():
+            if row["label"] is not None:
+                ids.append(row["id"])
+                groups.append(row["group"])
+                labels.append(classes[row["label"]])
+    return Rows(ids=np.array(ids, dtype=object), groups=np.array(groups, dtype=object), labels=np.array(labels))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureCache:
+    """Encodes rows, or opens what was encoded before.
+
+    Attributes:
+        uri: the folder of the files.
+        encoder: the dual encoder; its image tower encodes.
+        fingerprint: of its weights.
+    """
+
+    uri: str
+    encoder: DualEncoder
+    fingerprint: str
+
+    def features(self, corpus: str, split: str, rows: Rows, *, views: Views | None, count: int, seed: int) -> Features:
+        """Return the features of `rows`.
+
+        Args:
+            corpus: URI.
+            split: of the corpus.
+            rows: some of the split's, in the corpus's order.
+            views: how the augmented views are made.
+            count: A of them, keyed by (seed, row id, number); 0 for none.
+            seed: see `count`.
+        """
+        known = {
+            "content": manifest.read(corpus).content(split),
+            "encoder": self.fingerprint,
+            "size": self.encoder.image.image_size,
+            "views": asdict(views) if views and count else None,
+            "count": count,
+            "seed": seed if count else None,
+            "ids": hashlib.sha256("\n".join(rows.ids).encode()).hexdigest(),
+        }
+        name = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:32]
+        where = storage.join(self.uri, f"{name}.safetensors")
+        if storage.exists(where):
+            found = load(storage.read_bytes(where))
+        else:
+            found = self._encode(corpus, split, rows, views=views, count=count, seed=seed)
+            storage.write_bytes(where, save(found))
+        return Features(rows=rows.take(found["places"]), tokens=found["tokens"], pooled=found["pooled"])
+
+    def _encode(
+        self, corpus: str, split: str, rows: Rows, *, views: Views | None, count: int, seed: int
+    ) -> dict[str, ndarray]:
+        place = {row: index for index, row in enumerate(rows.ids)}
+        places: list[int] = []
+        pixels: list[ndarray] = []
+        tokens: list[ndarray] = []
+        pooled: list[ndarray] = []
+
+        def flush() -> None:
+            if pixels:
+                found = self._tower(np.stack(pixels))
+                tokens.append(found[0])
+                pooled.append(found[1])
+                pixels.clear()
+
+        for row, data in _images(corpus, split, place):
+            try:
+                seen = _views(data, self.encoder.image.image_size, views, count=count, key=(seed, "few-shot view", row))
+            except ValueError:
+                continue  # no image: it is in no support and in no score; `medalign data validate` names it
+            places.append(place[row])
+            pixels.append(seen)
+            if len(pixels) * (1 + count) >= BATCH:
+                flush()
+        flush()
+        order = np.argsort(np.array(places, dtype=np.int64))
+        return {
+            "places": np.array(places, dtype=np.int64)[order],
+            "tokens": np.concatenate(tokens)[order],
+            "pooled": np.concatenate(pooled)[order],
+        }
+
+    def _tower(self, pixels: ndarray) -> tuple[ndarray, ndarray]:
+        """(n, V, 3, S, S) -> (n, V, M, D) float16 and (n, V, D) float32."""
+        count, views = pixels.shape[:2]
+        with torch.no_grad():
+            found = self.encoder.image(torch.from_numpy(pixels).flatten(0, 1))
+        tokens = found.tokens.unflatten(0, (count, views)).to(torch.float16).numpy()
+        return tokens, found.pooled.unflatten(0, (count, views)).float().numpy()
+
+
+def _images(corpus: str, split: str, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    left = len(wanted)
+    for batch in read_rows(corpus, split, columns=("id", "image")):
+        for row in batch.to_pylist():
+            if row["id"] in wanted:
+                yield row["id"], row["image"]
+                left -= 1
+        if not left:
+            return
+
+
+def _views(data: bytes, size: int, views: Views | None, *, count: int, key: tuple[int | str, ...]) -> ndarray:
+    seen = [decode_image(data, size)]
+    if views and count:
+        image = open_image(data)
+        seen += [augment(image, size, views, key=(*key, number)).pixels for number in range(count)]
+    return np.stack(seen)

@@ -1,0 +1,133 @@
+"""Training a few-shot method on cached features: its published schedule, to the last epoch. Pure: no files, no Ray."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medalign_core.models.dual.encoder import VisualTokens
+from medalign_core.objectives.few_shot.contract import FeatureBatch, FewShotMethod
+from medalign_core.objectives.few_shot.schedule import Schedule
+from medalign_core.ops.draws import draw_seed
+from medalign_core.types import DrawKey
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainViews:
+    """The support as training sees it.
+
+    Attributes:
+        tokens: (S, A, M, D) of the augmented views.
+        pooled: (S, A, D).
+        labels: (S,).
+    """
+
+    tokens: Tensor
+    pooled: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """What training did.
+
+    Attributes:
+        losses: the mean loss of each epoch.
+        stats: what the method logged, the mean over the last epoch.
+        steps: optimizer steps.
+    """
+
+    losses: tuple[float, ...]
+    stats: dict[str, float]
+    steps: int
+
+
+def fit(method: FewShotMethod, support: TrainViews, schedule: Schedule, *, epochs: int, views: int, seed: int) -> Fit:
+    """Train a method's parameters in place; the last epoch counts, none is chosen.
+
+    Args:
+        method: what has something to learn is trained.
+        support: its images.
+        schedule: as published.
+        epochs: of it; 0 trains nothing.
+        views: how many of the A views of an image a batch holds.
+        seed: of the order and of the views, keyed by epoch and image.
+
+    Raises:
+        FloatingPointError: a loss that is not finite.
+    """
+    learnt = [p for p in method.parameters() if p.requires_grad]
+    if not epochs or not learnt:
+        method.eval()
+        return Fit(losses=(), stats={}, steps=0)
+    optimizer = _optimizer(schedule, learnt)
+    method.train()
+    losses, stats, steps = [], {}, 0
+    for epoch in range(epochs):
+        for group in optimizer.param_groups:
+            group["lr"] = rate(schedule, epoch, epochs)
+        seen: list[tuple[float, int]] = []
+        logged: list[dict[str, float]] = []
+        for batch in batches(support, size=schedule.batch, views=views, epoch=epoch, seed=seed):
+            loss, said = method(batch)
+            if not math.isfinite(loss.item()):
+                raise FloatingPointError(f"epoch {epoch}: the loss is {loss.item()}.")
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            steps += 1
+            seen.append((loss.item(), len(batch.labels)))
+            logged.append({name: float(value) for name, value in said.items()})
+        losses.append(sum(value * n for value, n in seen) / sum(n for _, n in seen))
+        stats = {name: float(np.mean([line[name] for line in logged])) for name in logged[0]}
+    method.eval()
+    return Fit(losses=tuple(losses), stats=stats, steps=steps)
+
+
+def predict(method: FewShotMethod, tokens: Tensor, pooled: Tensor, *, chunk: int = 256) -> Tensor:
+    """Return the class logits (N, C) of test images, `chunk` at a time."""
+    method.eval()
+    parts = []
+    with torch.no_grad():
+        for start in range(0, len(pooled), chunk):
+            features = VisualTokens(tokens[start : start + chunk].float(), pooled[start : start + chunk])
+            parts.append(method.logits(features))
+    return torch.cat(parts)
+
+
+def rate(schedule: Schedule, epoch: int, epochs: int) -> float:
+    """Return the learning rate of an epoch: constant in warm-up, then half a cosine over all epochs."""
+    if epoch < schedule.warmup_epochs < epochs:
+        return schedule.warmup_rate
+    return schedule.learning_rate * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+
+
+def batches(support: TrainViews, *, size: int, views: int, epoch: int, seed: int) -> Iterator[FeatureBatch]:
+    """Yield an epoch's batches: every image once, the last batch as small as it comes."""
+    count, available = support.pooled.shape[:2]
+    draws = np.random.default_rng(draw_seed(seed, "few-shot epoch", epoch))
+    order = draws.permutation(count)
+    chosen = draws.random((count, available)).argsort(1)[:, : min(views, available)]  # (S, views), distinct
+    for index, start in enumerate(range(0, count, size)):
+        places = torch.from_numpy(order[start : start + size])
+        at = torch.from_numpy(chosen[order[start : start + size]])
+        yield FeatureBatch(
+            tokens=support.tokens[places[:, None], at].float(),
+            pooled=support.pooled[places[:, None], at],
+            labels=support.labels[places],
+            valid=torch.ones(len(places), dtype=torch.bool),
+            key=DrawKey(seed, epoch, index),
+        )
+
+
+def _optimizer(schedule: Schedule, learnt: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    rate, decay = schedule.learning_rate, schedule.weight_decay
+    if schedule.optimizer == "sgd":
+        return torch.optim.SGD(learnt, lr=rate, momentum=0.9, weight_decay=decay)
+    kind = torch.optim.Adam if schedule.optimizer == "adam" else torch.optim.AdamW
+    return kind(learnt, lr=rate, weight_decay=decay, eps=schedule.adam_epsilon)
