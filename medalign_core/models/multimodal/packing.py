@@ -140,5 +140,6 @@ def check_isolation(decoder: Any, *, one_row: bool = False, tolerance: float = 1
     first, second = (unpack(states, packed, text=s, attended=attended).float() for s in (0, 1))
     if (first - second).abs().max() > tolerance * first.abs().max():
         raise ValueError(
-            f"{type(decoder).__name__} does not keep texts apart that are packed in a row; take text_nodes 'separate'."
+            f"{type(decoder).__name__} does not keep texts apart that are packed in a row; take another attention, or "
+            "text_nodes 'separate'."
         )

@@ -69,8 +69,9 @@ class Llava:
             held; they are computed again in the backward pass. 1 holds all and computes once. A number of pieces and
             not their size: every rank then calls the head as often, which a sharded head needs.
         activation_checkpointing: keep only the inputs of the language model's layers, and compute the rest again.
-        attention: how the language model attends: "sdpa", "eager", "flex_attention", "flash_attention_2", or
-            "medalign_varlen", which attends to each packed text by itself: the fastest for packed texts on a CPU.
+        attention: how the language model attends. "medalign_varlen" attends to each packed text by itself and packs
+            without padding; it is "sdpa" where nothing is packed. "sdpa", "eager" and "flex_attention" mask packed
+            texts from each other, "flash_attention_2" has a kernel of its own on a GPU.
         chat: "own" takes the tokenizer's chat template; "v0" is LLaVA-Med's "### Human: ... ### Assistant: ...", for
             language models without one, such as LLaMA.
         dtype: the floating type that weights are opened in.
@@ -90,7 +91,7 @@ class Llava:
     pooling: Literal["masked", "with_padding"] = "masked"
     loss_chunks: int = 4
     activation_checkpointing: bool = False
-    attention: Literal["sdpa", "eager", "flex_attention", "flash_attention_2", "medalign_varlen"] = "sdpa"
+    attention: Literal["sdpa", "eager", "flex_attention", "flash_attention_2", "medalign_varlen"] = "medalign_varlen"
     chat: Literal["own", "v0"] = "own"
     dtype: Literal["float32", "bfloat16"] = "float32"
     lora: LoRA | None = None
