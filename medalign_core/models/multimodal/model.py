@@ -117,6 +117,7 @@ class MultimodalModel(nn.Module):
         max_new_tokens: int,
         stop: tuple[int, ...],
         padding: int,
+        streamer: Any = None,
     ) -> Int[Tensor, "B T"]:
         """Return what the model says after each prompt, greedily, with a key-value cache.
 
@@ -127,6 +128,7 @@ class MultimodalModel(nn.Module):
             max_new_tokens: the most tokens of an answer, >= 1.
             stop: token ids that end an answer; the one that ended it is returned with it.
             padding: the token id after an answer's end.
+            streamer: a transformers streamer that is given each token as it comes, of a single prompt.
         """
         self._check_slots(tokens, attended, None)
         order = torch.sort(attended.long(), dim=1, stable=True).indices
@@ -142,9 +144,32 @@ class MultimodalModel(nn.Module):
         )
         embeddings = self._embed(tokens, self.project(images))
         said: Tensor = self.network.generate(
-            inputs_embeds=embeddings, attention_mask=attended.long(), generation_config=config
+            inputs_embeds=embeddings, attention_mask=attended.long(), generation_config=config, streamer=streamer
         )
         return said
+
+    @torch.no_grad()
+    def log_likelihoods(
+        self,
+        images: UInt8[Tensor, "B 3 H W"],
+        tokens: Int[Tensor, "B L"],
+        attended: Bool[Tensor, "B L"],
+        labels: Int[Tensor, "B L"],
+    ) -> Float[Tensor, " B"]:
+        """Return the sum over each row's targets of log p(token | tokens before it), in float32 at least.
+
+        Args:
+            images: zeros for a row without image tokens.
+            tokens: prompts with what is said after them, padded on the right.
+            attended: False for padding.
+            labels: the ids of the targets, IGNORED elsewhere; not shifted.
+        """
+        self._check_slots(tokens, attended, None)
+        states = self._read(tokens, attended, self.project(images))
+        counted = labels[:, 1:] != IGNORED
+        logits = at_least_float32(self.network.lm_head(states[:, :-1][counted]))
+        chosen = logits.log_softmax(dim=1).gather(1, labels[:, 1:][counted][:, None])[:, 0]
+        return chosen.new_zeros(len(tokens)).index_add(0, counted.nonzero()[:, 0], chosen)
 
     def fold(self) -> PreTrainedModel:
         """Write new rows and low-rank updates into the network's own weights, and return it: what is exported.

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from medalign.cli import banks, checkpoints, corpora, few_shot, runs
+from medalign.cli import banks, checkpoints, corpora, few_shot, questions, runs
 from medalign.errors import MedAlignError, WorkerError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count; typer gives it for Ctrl-C
@@ -29,6 +29,7 @@ app.add_typer(banks.app, name="bank")
 app.add_typer(checkpoints.app, name="checkpoint")
 runs.register(app)
 few_shot.register(app)
+questions.register(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

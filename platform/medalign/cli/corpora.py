@@ -48,6 +48,9 @@ def prepare(
     shard_rows: Annotated[int | None, typer.Option(help="Rows of one shard.")] = None,
     row_group_rows: Annotated[int, typer.Option(help="Rows of one row group.")] = 64,
     quarantine_budget: Annotated[float, typer.Option(help="Largest share of images that may be bad.")] = 0.01,
+    external_ok: Annotated[
+        bool, typer.Option("--external-ok", help="Its images and words may be sent to an endpoint outside.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another corpus at URI.")] = False,
 ) -> None:
     """Turn a source into a corpus: Parquet shards and a manifest. A second call finds it done."""
@@ -76,6 +79,7 @@ def prepare(
         shard_rows=shard_rows,
         row_group_rows=row_group_rows,
         quarantine_budget=quarantine_budget,
+        external_ok=external_ok,
         overwrite=overwrite,
     )
     show_corpus(summarise(out))

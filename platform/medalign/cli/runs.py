@@ -58,19 +58,54 @@ def train(
 
 
 def evaluate(
-    run: Run,
+    run: Annotated[
+        str | None, typer.Argument(metavar="[RUN|MODEL]", help="A run; for --task vqa a model's directory does, too.")
+    ] = None,
     *,
     corpus: Corpus,
-    task: Annotated[str, typer.Option(help="What to evaluate: probe.")] = "probe",
+    task: Annotated[Literal["probe", "vqa"], typer.Option(help="What to evaluate.")] = "probe",
     checkpoint: Checkpoint = "best",
     seeds: Annotated[
-        str, typer.Option(help="Seeds of the untrained encoders beside it, e.g. 0,1,2; the run's own if not given.")
+        str,
+        typer.Option(help="probe: seeds of the untrained encoders beside it, e.g. 0,1,2; the run's own if not given."),
     ] = "",
+    predictions: Annotated[
+        str, typer.Option(metavar="FILE", help="vqa: score these (.jsonl or .parquet), whatever system made them.")
+    ] = "",
+    against: Annotated[str, typer.Option(metavar="FILE", help="vqa: compare --predictions with these, paired.")] = "",
+    endpoint: Annotated[str, typer.Option(metavar="URL", help="vqa: ask a chat endpoint that takes images.")] = "",
+    model: Annotated[str, typer.Option(help="vqa: the model's name at --endpoint.")] = "",
+    split: Annotated[str, typer.Option(help="vqa: which split.")] = "test",
+    limit: Annotated[int | None, typer.Option(help="vqa: ask only so many questions.")] = None,
+    controls: Annotated[bool, typer.Option("--controls", help="vqa: blank and shuffled images beside it.")] = False,
+    candidates: Annotated[bool, typer.Option("--candidates", help="vqa: the likeliest option, beside text.")] = False,
+    max_new_tokens: Annotated[int, typer.Option(help="vqa: the most tokens of an answer.")] = 64,
+    batch: Annotated[int, typer.Option(help="vqa: questions answered at once.")] = 8,
+    workers: Annotated[int, typer.Option(help="vqa: models at work on Ray; 0 answers in this process.")] = 0,
+    out: Annotated[str, typer.Option(metavar="URI", help="vqa: where predictions and scores go.")] = "",
 ) -> None:
-    """Probe a run's frozen encoder on a labelled corpus.
+    """Probe a run's frozen encoder on a labelled corpus, or score answers to a corpus's questions.
 
-    Beside it stand the same encoder untrained, and raw pixels.
+    Beside a probe stand the same encoder untrained, and raw pixels; beside answers, floors that see no image.
     """
+    if task == "vqa":
+        from medalign.cli.questions import evaluate_vqa
+        from medalign.evaluation.vqa.task import VqaSettings
+
+        settings = VqaSettings(
+            split=split,
+            limit=limit,
+            max_new_tokens=max_new_tokens,
+            batch=batch,
+            workers=workers,
+            controls=controls,
+            candidates=candidates,
+        )
+        chosen = {"predictions": predictions, "against": against, "endpoint": endpoint, "model": model, "out": out}
+        evaluate_vqa(run, corpus=corpus, settings=settings, **chosen)
+        return
+    if run is None:
+        raise UserError("give the URI of a run, as `medalign train` prints it.")
     wanted = _integers(seeds, "--seeds") if seeds else None
     from medalign.cli.printing import show_scores
     from medalign.evaluation.task import evaluate as probe

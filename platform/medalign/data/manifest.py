@@ -98,6 +98,7 @@ class Manifest:
         task: what its rows hold: `images`; `chat`, images with conversations; `vqa`, questions with answers as well.
         shared_groups: where the source's own splits share groups, how many are in which, as in
             `{"test and train": 202}`; such a corpus does not measure what a model knows of unseen images.
+        external_ok: whether its images and words may be sent to an endpoint outside; not unless its maker said so.
     """
 
     name: str
@@ -112,12 +113,17 @@ class Manifest:
     schema: str = SCHEMA_VERSION
     task: Task = "images"
     shared_groups: dict[str, int] = field(default_factory=dict)
+    external_ok: bool = False
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the manifest's values; of a corpus of images only those that schema 2 knows."""
+        """Return the manifest's values; of a corpus of images only those that schema 2 knows.
+
+        `external_ok` is there only where it is true, so that other manifests stay as they were.
+        """
         found = asdict(self)
-        known = self.task != "images"
-        return {key: value for key, value in found.items() if known or key not in ("task", "shared_groups")}
+        unknown = {"task", "shared_groups"} if self.task == "images" else set()
+        unknown |= set() if self.external_ok else {"external_ok"}
+        return {key: value for key, value in found.items() if key not in unknown}
 
     def split(self, name: str) -> Split:
         """Return a split.
@@ -180,4 +186,6 @@ def _parse(raw: dict) -> Manifest:
         for name, split in raw["splits"].items()
     }
     tuples = {name: tuple(raw[name]) for name in ("classes", "transforms", "quarantined")}
+    if not isinstance(raw.get("external_ok", False), bool):
+        raise ValueError("external_ok must be true or false")
     return Manifest(**{**raw, "splits": splits, **tuples})

@@ -58,6 +58,7 @@ def prepare(
     shard_rows: int | None = None,
     row_group_rows: int = 64,
     quarantine_budget: float = 0.01,
+    external_ok: bool = False,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Manifest:
@@ -87,6 +88,7 @@ def prepare(
         shard_rows: items of a shard; 1,024, fewer for a large `max_side`, if None.
         row_group_rows: most rows of a row group.
         quarantine_budget: largest share of items that may be quarantined.
+        external_ok: the corpus may be sent to an endpoint outside; the manifest says so.
         overwrite: replace another corpus at `out`.
         progress: called after each shard with the number of items done and of all.
 
@@ -114,7 +116,7 @@ def prepare(
     items, cut = listing.cut_items(items, share=share, seed=share_seed)
     draft = _draft(items, recipe, name=name or out.rstrip("/").rpartition("/")[2], licence=licence)
     drawn = {"split_seed": str(split_seed)} if split_seed else {}
-    draft = replace(draft, source={**draft.source, **drawn, **cut})
+    draft = replace(draft, source={**draft.source, **drawn, **cut}, external_ok=external_ok)
     draft = replace(draft, fingerprint=_fingerprint(draft, items, recipe, layout))
     done = places.claim(out, draft.fingerprint, overwrite=overwrite)
     if done is not None:

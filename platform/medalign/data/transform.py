@@ -92,7 +92,7 @@ def map_corpus(corpus: str, split: str, mapping: Mapping, *, out: str) -> tuple[
     cluster.ensure_ray()
     files: list[MappedFile] = []
     try:
-        with _quietly():
+        with quietly():
             rows = _dataset(source, mapping, out=out, split=split).iter_rows()
             files.extend(MappedFile(**json.loads(row["record"])) for row in rows)
     except RayError as error:
@@ -177,7 +177,7 @@ def save(block: pa.Table, *, out: str, split: str, file_rows: int) -> pa.Table:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Run Ray Data in order and without its progress bars and plans, and leave its context as it was."""
     import ray.data
 

@@ -66,7 +66,18 @@ def compare(
             found.append(
                 Comparison(**declared, role=role, difference=difference, adjusted=difference.p_value, verdict="")
             )
-    return _judge(found, level)
+    return judge(found, level)
+
+
+def judge(comparisons: Sequence[Comparison], level: float) -> tuple[Comparison, ...]:
+    """Return comparisons with their verdicts: the primary one's p-value stands, the others' are Holm-corrected."""
+    secondary = [c for c in comparisons if c.role == "secondary"]
+    adjusted = iter(holm([c.difference.p_value for c in secondary]))
+    return tuple(
+        replace(c, adjusted=p, verdict=_verdict(c.difference, p, level))
+        for c in comparisons
+        for p in [next(adjusted) if c.role == "secondary" else c.difference.p_value]
+    )
 
 
 def statistic(entry: Predictions, samples: Samples, metric: str) -> Statistic:
@@ -92,16 +103,6 @@ def _pairs(
     if len(theirs) == 1:
         return [(own, next(iter(theirs.values()))) for own in ours.values()]
     return [(ours[seed], theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())]
-
-
-def _judge(comparisons: list[Comparison], level: float) -> tuple[Comparison, ...]:
-    secondary = [c for c in comparisons if c.role == "secondary"]
-    adjusted = iter(holm([c.difference.p_value for c in secondary]))
-    return tuple(
-        replace(c, adjusted=p, verdict=_verdict(c.difference, p, level))
-        for c in comparisons
-        for p in [next(adjusted) if c.role == "secondary" else c.difference.p_value]
-    )
 
 
 def _verdict(difference: Difference, p_value: float, level: float) -> str:

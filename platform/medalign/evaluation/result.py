@@ -132,7 +132,7 @@ class EvaluationResult:
 
     def dumps(self) -> str:
         """Return the result as JSON; a number that does not exist (NaN) becomes null."""
-        return json.dumps(_nulls(asdict(self)), indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
+        return json.dumps(nulls(asdict(self)), indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def loads(text: str | bytes, *, where: str) -> EvaluationResult:
@@ -146,7 +146,7 @@ def loads(text: str | bytes, *, where: str) -> EvaluationResult:
         if raw["schema"] != SCHEMA_VERSION:
             raise RunError(f"{where}: schema {raw['schema']!r}, this release reads {SCHEMA_VERSION!r}; evaluate again.")
         tuples = {name: tuple(raw[name]) for name in ("classes", "notes")}
-        scores, comparisons = tuple(map(_score, raw["scores"])), tuple(map(_comparison, raw["comparisons"]))
+        scores, comparisons = tuple(map(_score, raw["scores"])), tuple(map(read_comparison, raw["comparisons"]))
         return EvaluationResult(**{**raw, **tuples, "scores": scores, "comparisons": comparisons})
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{where}: no evaluation to read ({error}); evaluate again.") from error
@@ -203,27 +203,30 @@ def from_parquet(data: bytes) -> tuple[list[Predictions], Samples, tuple[str, ..
     return found, samples, classes
 
 
+def read_comparison(raw: dict[str, Any]) -> Comparison:
+    """Return the comparison of its JSON object."""
+    difference = nans(raw["difference"])
+    difference["per_seed"] = tuple(math.nan if value is None else value for value in difference["per_seed"])
+    return Comparison(**{**raw, "difference": Difference(**difference)})
+
+
+def nulls(value: Any) -> Any:
+    """Return a value as JSON has it: tuples as lists, a number that does not exist (NaN) as None."""
+    if isinstance(value, dict):
+        return {key: nulls(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [nulls(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def nans(raw: dict[str, Any]) -> dict[str, Any]:
+    """Return an object's numbers as they were before `nulls`."""
+    return {key: math.nan if value is None else value for key, value in raw.items()}
+
+
 def _spread(found: Interval | Difference, sign: str = "") -> str:
     return f"{found.estimate:{sign}.3f} [{found.low:{sign}.3f}, {found.high:{sign}.3f}]"
 
 
 def _score(raw: dict[str, Any]) -> Score:
-    return Score(**{**raw, "metrics": {name: Interval(**_nans(value)) for name, value in raw["metrics"].items()}})
-
-
-def _comparison(raw: dict[str, Any]) -> Comparison:
-    difference = _nans(raw["difference"])
-    difference["per_seed"] = tuple(math.nan if value is None else value for value in difference["per_seed"])
-    return Comparison(**{**raw, "difference": Difference(**difference)})
-
-
-def _nulls(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _nulls(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_nulls(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _nans(raw: dict[str, Any]) -> dict[str, Any]:
-    return {key: math.nan if value is None else value for key, value in raw.items()}
+    return Score(**{**raw, "metrics": {name: Interval(**nans(value)) for name, value in raw["metrics"].items()}})

@@ -1,0 +1,1 @@
+"""Evaluation by questions: answers of any model, outside predictions and floors, scored by one protocol."""
