@@ -17,6 +17,7 @@ from transformers import GenerationConfig
 
 from medalign.cli import main
 from medalign.data import job, manifest
+from medalign.data.decode import open_image
 from medalign.data.prepare import prepare
 from medalign.data.reader import RowSource
 from medalign.data.transform_rows import Blocks
@@ -36,7 +37,7 @@ from medalign.evaluation.vqa.generation import (
 from medalign.evaluation.vqa.predictions import BLANK, CANDIDATES, GREEDY, SHUFFLED, read_predictions
 from medalign.evaluation.vqa.questions import read_questions
 from medalign.evaluation.vqa.result import load
-from medalign.evaluation.vqa.task import VqaSettings, evaluate_model
+from medalign.evaluation.vqa.task import VqaSettings, evaluate_model, rescore
 from medalign.language_models import Endpoint
 from medalign.multimodal_models import V0_TEMPLATE
 
@@ -218,13 +219,52 @@ def test_manifests_without_the_consent_stay_as_they_were(rad):
     assert not manifest.read(rad).external_ok
 
 
-def test_a_run_without_an_export_says_what_to_do(tmp_path, model):
-    (tmp_path / "recipe.yaml").write_text("run: {}\n")
+def test_a_run_without_an_export_says_what_to_do_and_with_one_is_a_model_of_its_seed(rad, tmp_path, model):
+    (tmp_path / "recipe.yaml").write_text("run: {seed: 3}\ndata: {}\nmodel: {}\nobjective: {}\n")
     with pytest.raises(RunError, match="medalign export"):
         open_answerer(str(tmp_path))
     (tmp_path / "export").symlink_to(model)
     assert open_trained(str(tmp_path)) == str(tmp_path / "export")
     assert isinstance(open_answerer(str(tmp_path)), Multimodal)
+    settings = VqaSettings(limit=2, max_new_tokens=2, replicates=10)
+    found = evaluate_model(str(tmp_path), corpus=rad, settings=settings)
+    assert found.scores[0].seed == 3
+    assert (found.questions, found.uri) == (2, str(tmp_path / "evaluations" / "rad-vqa"))
+    assert rescore(found.uri).dumps() == found.dumps()
+
+
+OUTSIDE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for c in m['content'] %}"
+    "{% if c['type'] == 'image' %}<image>\n{% else %}{{ c['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_any_vision_language_directory_answers_by_its_own_processor_and_template(tmp_path):
+    from transformers import AutoTokenizer, CLIPImageProcessorPil, LlavaProcessor
+
+    source = tiny_multimodal.write(tmp_path)
+    processor = LlavaProcessor(
+        CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}),
+        AutoTokenizer.from_pretrained(source),
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        image_token="<image>",
+        num_additional_image_tokens=1,
+        chat_template=OUTSIDE,
+    )
+    processor.save_pretrained(source)
+    outside = VisionLanguage(source, max_new_tokens=6, batch=2)
+    shown = [encoded(pixels(n), "PNG") for n in range(3)]
+    found = outside.answer([*shown, b"broken"], [*PROMPTS, PROMPTS[0]])
+    assert found[3] == ""
+    for data, prompt, text in zip(shown, PROMPTS, found, strict=False):
+        asked = f"<|im_start|>user\n<image>\n{prompt.partition(chr(10))[0]}<|im_end|>\n<|im_start|>assistant\n"
+        inputs = processor(images=[open_image(data)], text=[asked], return_tensors="pt")
+        said = outside.model.generate(**inputs, do_sample=False, max_new_tokens=6)[:, inputs["input_ids"].shape[1] :]
+        assert text == processor.batch_decode(said, skip_special_tokens=True)[0].strip()
+    with pytest.raises(UserError, match="leave out --candidates"):
+        outside.choose(shown[:1], PROMPTS[:1], [("yes", "no")])
 
 
 def test_what_is_no_model_is_refused_in_one_line(tmp_path):

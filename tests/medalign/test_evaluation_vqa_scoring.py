@@ -105,7 +105,7 @@ def test_incomplete_and_surplus_ids_are_refused(corpus, tmp_path):
         file = str(tmp_path / "p.jsonl")
         write_predictions(file, [Predictions(model="m", texts=dict.fromkeys(kept, "yes"))])
         with pytest.raises(UserError, match=message):
-            evaluate_predictions(file, corpus=corpus, settings=FEW)
+            evaluate_predictions([file], corpus=corpus, settings=FEW)
 
 
 def test_scores_are_those_of_the_metrics_and_failures_stay_in_the_denominator():
@@ -167,13 +167,27 @@ def test_models_without_a_common_seed_are_not_paired():
     first = [said("a", "b", "c", "d", "e", seed=s) for s in (0, 1)]
     with pytest.raises(UserError, match="no seed in common"):
         compare(first, [said("a", "b", "c", "d", "e", seed=s) for s in (2, 3)], QUESTIONS)
+    with pytest.raises(UserError, match="each seed once; ours has 3 entries"):
+        compare([*first, first[0]], first, QUESTIONS)
+
+
+def test_files_of_several_systems_stand_in_one_table_and_none_of_them_twice(corpus, tmp_path):
+    texts = {question.id: "yes" for question in read_questions(corpus, "test")}
+    files = [str(tmp_path / f"{name}.jsonl") for name in ("first", "second")]
+    for file in files:
+        write_predictions(file, [Predictions(model=file[-12:], texts=texts)])
+    found = evaluate_predictions(files, corpus=corpus, settings=FEW)
+    assert sum(s.decoding == "greedy" for s in found.scores) == 2
+    assert rescore(found.uri).dumps() == found.dumps()
+    with pytest.raises(UserError, match="are there twice"):
+        evaluate_predictions([files[0], files[0]], corpus=corpus, settings=FEW)
 
 
 def test_floors_see_the_train_questions_alone_and_stand_in_the_same_table(corpus, tmp_path):
     questions = read_questions(corpus, "test")
     file = str(tmp_path / "p.jsonl")
     write_predictions(file, [Predictions(model="m", texts={q.id: q.answer for q in questions})])
-    found = evaluate_predictions(file, corpus=corpus, settings=FEW)
+    found = evaluate_predictions([file], corpus=corpus, settings=FEW)
     names = [(s.model, s.decoding) for s in found.scores]
     assert names[:2] == [("m", "greedy"), ("majority per type", "floor")]
     assert ("nearest question of the image", "floor") in names  # the standard split shares its images
@@ -187,7 +201,7 @@ def test_scores_follow_again_from_what_is_stored(corpus, tmp_path):
     questions = read_questions(corpus, "test")
     file = str(tmp_path / "p.parquet")
     write_predictions(file, [Predictions(model="m", texts={q.id: "yes" for q in questions})])
-    found = evaluate_predictions(file, corpus=corpus, settings=FEW)
+    found = evaluate_predictions([file], corpus=corpus, settings=FEW)
     assert results.load(found.uri).dumps() == found.dumps() == rescore(found.uri).dumps()
     assert "| m | greedy | 0 | 0 |" in found.markdown()
     with pytest.raises(RunError, match="no evaluation here"):
@@ -210,7 +224,7 @@ def test_the_command_scores_and_compares_files(corpus, tmp_path, capsys):
         main(["evaluate", "--corpus", corpus, "--task", "vqa"])
     assert end.value.code == 2
     assert "give one of MODEL, --predictions and --endpoint, got none" in capsys.readouterr().err
-    assert compare_files(*files, corpus=corpus, settings=FEW)[0].difference.estimate > 0
+    assert compare_files(files[:1], files[1:], corpus=corpus, settings=FEW)[0].difference.estimate > 0
 
 
 def test_a_corpus_of_classes_asks_what_the_image_shows(tmp_path, monkeypatch):

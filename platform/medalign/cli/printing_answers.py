@@ -47,7 +47,7 @@ def show_answers(result: VqaResult) -> None:
         cells = (_cell(s.metrics.get(column)) for column in columns)
         table.add_row(name, str(s.seed), f"{s.failures:,}", *cells)
     _show(table)
-    show_paired(result.comparisons)
+    show_paired([c for c in result.comparisons if c.role == "primary"])
     for note in result.notes:
         _words(f"note: {note}")
     if result.seconds_per_question is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,8 +26,8 @@ def evaluate_vqa(
     source: str | None,
     *,
     corpus: str,
-    predictions: str,
-    against: str,
+    predictions: Sequence[str],
+    against: Sequence[str],
     endpoint: str,
     model: str,
     out: str,

@@ -63,16 +63,20 @@ def evaluate(
     ] = None,
     *,
     corpus: Corpus,
-    task: Annotated[Literal["probe", "vqa"], typer.Option(help="What to evaluate.")] = "probe",
+    task: Annotated[str, typer.Option(help="What to evaluate: probe or vqa.")] = "probe",
     checkpoint: Checkpoint = "best",
     seeds: Annotated[
         str,
         typer.Option(help="probe: seeds of the untrained encoders beside it, e.g. 0,1,2; the run's own if not given."),
     ] = "",
     predictions: Annotated[
-        str, typer.Option(metavar="FILE", help="vqa: score these (.jsonl or .parquet), whatever system made them.")
-    ] = "",
-    against: Annotated[str, typer.Option(metavar="FILE", help="vqa: compare --predictions with these, paired.")] = "",
+        list[str] | None,
+        typer.Option(metavar="FILE", help="vqa: score these (.jsonl or .parquet), of any system; may be repeated."),
+    ] = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="vqa: compare --predictions with these, paired over seeds and images."),
+    ] = None,
     endpoint: Annotated[str, typer.Option(metavar="URL", help="vqa: ask a chat endpoint that takes images.")] = "",
     model: Annotated[str, typer.Option(help="vqa: the model's name at --endpoint.")] = "",
     split: Annotated[str, typer.Option(help="vqa: which split.")] = "test",
@@ -101,9 +105,19 @@ def evaluate(
             controls=controls,
             candidates=candidates,
         )
-        chosen = {"predictions": predictions, "against": against, "endpoint": endpoint, "model": model, "out": out}
-        evaluate_vqa(run, corpus=corpus, settings=settings, **chosen)
+        evaluate_vqa(
+            run,
+            corpus=corpus,
+            predictions=predictions or (),
+            against=against or (),
+            endpoint=endpoint,
+            model=model,
+            out=out,
+            settings=settings,
+        )
         return
+    if task != "probe":
+        raise UserError(f"no task {task!r}; there is: probe, vqa.")
     if run is None:
         raise UserError("give the URI of a run, as `medalign train` prints it.")
     wanted = _integers(seeds, "--seeds") if seeds else None

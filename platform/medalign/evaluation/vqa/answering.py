@@ -70,6 +70,7 @@ def answer_questions(
     questions: Sequence[Question],
     *,
     name: str,
+    model_seed: int = 0,
     decodings: Sequence[str] = (GREEDY,),
     max_new_tokens: int = 64,
     batch: int = 8,
@@ -85,6 +86,7 @@ def answer_questions(
         split: which split.
         questions: of the split.
         name: what the model is called in the table.
+        model_seed: of its training; comparisons pair by it.
         decodings: of `predictions`: "greedy", and beside it "candidates", "blank image", "shuffled image".
         max_new_tokens: the most tokens of an answer.
         batch: questions that are answered at once.
@@ -113,14 +115,14 @@ def answer_questions(
     others = shuffled_rows(questions, seed=seed) if SHUFFLED in decodings else None
     found = map_rows(RowSource.open(corpus, (split,)), rows, mapping, others=others, progress=progress)
     seconds = float(np.mean([float(text) for text in found.pop(SECONDS)]))
-    return [_predictions(name, how, found[how], questions) for how in decodings], seconds
+    told = {how: _by_id(how, found[how], questions) for how in decodings}
+    return [Predictions(model=name, seed=model_seed, decoding=how, texts=told[how]) for how in decodings], seconds
 
 
-def _predictions(name: str, decoding: str, texts: Sequence[str], questions: Sequence[Question]) -> Predictions:
-    """Return one decoding's predictions; options are chosen only where the right answer is among them."""
-    said = {
+def _by_id(decoding: str, texts: Sequence[str], questions: Sequence[Question]) -> dict[str, str]:
+    """Return one decoding's texts; options are chosen only where the right answer is among them."""
+    return {
         question.id: text
         for question, text in zip(questions, texts, strict=True)
         if decoding != CANDIDATES or question.right_choice is not None
     }
-    return Predictions(model=name, decoding=decoding, texts=said)

@@ -26,13 +26,13 @@ def compare(
     level: float = 0.95,
     seed: int = 0,
 ) -> tuple[Comparison, ...]:
-    """Return the paired comparisons of two models, the first minus the second, on the same questions.
+    """Return the paired comparisons of two sides, the first minus the second, on the same questions.
 
     Predictions are paired by seed; a side with a single seed meets each of the other's. Every replicate draws seeds
     and images together. The primary comparison's p-value stands, those of the others are Holm-corrected.
 
     Args:
-        first: the predictions of one model, one entry per seed.
+        first: the predictions of one side, one entry per seed.
         second: of the other.
         questions: what both answered.
         replicates: how many resamples.
@@ -40,7 +40,7 @@ def compare(
         seed: of the resamples.
 
     Raises:
-        UserError: the sides have no seed in common, or several models.
+        UserError: the sides have no seed in common, or a seed twice.
     """
     pairs = _pairs(first, second)
     sides = [
@@ -55,8 +55,8 @@ def compare(
         difference = paired_difference(differences, groups, replicates=replicates, level=level, seed=seed)
         found.append(
             Comparison(
-                method=_name(first[0]),
-                against=_name(second[0]),
+                method=_name(first),
+                against=_name(second),
                 head=first[0].decoding,
                 metric=name,
                 role="primary" if name == primary else "secondary",
@@ -81,14 +81,17 @@ def _pairs(first: Sequence[Predictions], second: Sequence[Predictions]) -> list[
 
 
 def _by_seed(side: Sequence[Predictions]) -> dict[int, Predictions]:
-    names = sorted({_name(each) for each in side})
-    if len(names) != 1:
-        raise UserError(f"each side of a comparison is one model, got {', '.join(names) or 'none'}.")
-    return {each.seed: each for each in side}
+    if not side:
+        raise UserError("a side of a comparison has no answers.")
+    found = {each.seed: each for each in side}
+    if len(found) < len(side):
+        raise UserError(f"each side of a comparison has each seed once; {_name(side)} has {len(side)} entries.")
+    return found
 
 
-def _name(each: Predictions) -> str:
-    return each.model if each.decoding == GREEDY else f"{each.model} ({each.decoding})"
+def _name(side: Sequence[Predictions]) -> str:
+    names = (each.model if each.decoding == GREEDY else f"{each.model} ({each.decoding})" for each in side)
+    return ", ".join(dict.fromkeys(names))
 
 
 def _minus(first: Statistic, second: Statistic) -> Statistic:

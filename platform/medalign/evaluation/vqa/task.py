@@ -12,6 +12,7 @@ from medalign import storage
 from medalign.data import manifest as manifests
 from medalign.errors import UserError
 from medalign.evaluation.result import Comparison
+from medalign.evaluation.source import RECIPE, read_recipe
 from medalign.evaluation.task import FOLDER
 from medalign.evaluation.vqa import result as results
 from medalign.evaluation.vqa.answering import answer_questions
@@ -105,6 +106,8 @@ def evaluate_model(
             )
         if not out:
             raise UserError("an endpoint has no folder for its predictions; give one with --out.")
+    is_run = not isinstance(source, Endpoint) and storage.exists(storage.join(source, RECIPE))
+    model_seed = int(read_recipe(str(source))["run"]["seed"]) if is_run else 0
     name = source.model if isinstance(source, Endpoint) else source.rstrip("/").rpartition("/")[2]
     questions = read_questions(corpus, settings.split, limit=settings.limit)
     decodings = [GREEDY, *([CANDIDATES] if settings.candidates else []), *(CONTROLS if settings.controls else ())]
@@ -114,6 +117,7 @@ def evaluate_model(
         settings.split,
         questions,
         name=name,
+        model_seed=model_seed,
         decodings=decodings,
         max_new_tokens=settings.max_new_tokens,
         batch=settings.batch,
@@ -125,26 +129,28 @@ def evaluate_model(
     return _finish(predictions, questions, corpus, model=name, seconds=seconds, out=place, settings=settings)
 
 
-def evaluate_predictions(file: str, *, corpus: str, out: str = "", settings: VqaSettings | None = None) -> VqaResult:
-    """Score the stored predictions of any system exactly as a model's own.
+def evaluate_predictions(
+    files: Sequence[str], *, corpus: str, out: str = "", settings: VqaSettings | None = None
+) -> VqaResult:
+    """Score the stored predictions of any systems exactly as a model's own, in one table.
 
     Args:
-        file: Parquet or JSONL: see `read_predictions`.
+        files: Parquet or JSONL: see `read_predictions`.
         corpus: the corpus's URI.
-        out: where scores go; beside the file, `<file>-<corpus>-vqa`, if not given.
+        out: where scores go; beside the first file, `<file>-<corpus>-vqa`, if not given.
         settings: the split, the limit and the intervals.
 
     Raises:
-        UserError: ids that are missing or surplus, or a file that cannot be read.
+        UserError: ids that are missing or surplus, a file that cannot be read, or one model's answers twice.
         CorpusError: no corpus, no such split, or no questions.
     """
     settings = settings or VqaSettings()
     questions = read_questions(corpus, settings.split, limit=settings.limit)
-    predictions = read_predictions(file)
-    check_all(predictions, questions, where=file)
-    stem = storage.absolute(file).rpartition(".")[0]
+    predictions = _read_all(files, questions)
+    stem = storage.absolute(files[0]).rpartition(".")[0]
     place = out or f"{stem}-{manifests.read(corpus).name}-vqa"
-    return _finish(predictions, questions, corpus, model=file, seconds=None, out=place, settings=settings)
+    model = ", ".join(map(storage.absolute, files))
+    return _finish(predictions, questions, corpus, model=model, seconds=None, out=place, settings=settings)
 
 
 def rescore(uri: str, *, settings: VqaSettings | None = None) -> VqaResult:
@@ -172,20 +178,16 @@ def rescore(uri: str, *, settings: VqaSettings | None = None) -> VqaResult:
 
 
 def compare_files(
-    first: str, second: str, *, corpus: str, settings: VqaSettings | None = None
+    first: Sequence[str], second: Sequence[str], *, corpus: str, settings: VqaSettings | None = None
 ) -> tuple[Comparison, ...]:
-    """Compare the greedy answers of two files of predictions, paired over seeds and images.
+    """Compare the greedy answers of two sides, each of one file or of one per seed, paired over seeds and images.
 
     Raises:
-        UserError: files that are not complete, hold several models, or have no seed in common.
+        UserError: files that are not complete, a seed that is twice on a side, or no seed in common.
     """
     settings = settings or VqaSettings()
     questions = read_questions(corpus, settings.split, limit=settings.limit)
-    sides = []
-    for file in (first, second):
-        found = [each for each in read_predictions(file) if each.decoding == GREEDY]
-        check_all(found, questions, where=file)
-        sides.append(found)
+    sides = [[each for each in _read_all(side, questions) if each.decoding == GREEDY] for side in (first, second)]
     options: dict[str, Any] = {"replicates": settings.replicates, "level": settings.level, "seed": settings.seed}
     return compare(sides[0], sides[1], questions, **options)
 
@@ -228,6 +230,19 @@ def summarise(
         notes=tuple(_notes(manifest, train, predictions, settings)),
         uri=out,
     )
+
+
+def _read_all(files: Sequence[str], questions: Sequence[Question]) -> list[Predictions]:
+    found: dict[tuple[str, int, str], Predictions] = {}
+    for file in files:
+        entries = read_predictions(file)
+        check_all(entries, questions, where=file)
+        for each in entries:
+            key = (each.model, each.seed, each.decoding)
+            if key in found:
+                raise UserError(f"{file}: the answers of model {each.model!r}, seed {each.seed}, are there twice.")
+            found[key] = each
+    return list(found.values())
 
 
 def _finish(
