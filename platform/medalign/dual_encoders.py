@@ -16,6 +16,7 @@ from medalign_core.models.dual.settings import BiomedClip, Bridge, Clip
 if TYPE_CHECKING:
     import torch
 
+    from medalign_core.models.dual.efficientnet import EfficientNetLite0
     from medalign_core.models.dual.encoder import DualEncoder
     from medalign_core.models.dual.tokens import PromptTokenizer
 
@@ -62,6 +63,21 @@ def open_dual_encoder(settings: Clip | BiomedClip | Bridge, *, seed: int = 0) ->
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(draw_seed(seed, "visual_prompts"))
         return _open_clip(settings)
+
+
+def open_classifier() -> EfficientNetLite0:
+    """Return the ImageNet network of the bridge, up to its last feature map.
+
+    Raises:
+        UserError: its package is missing, or its file is not the published one.
+    """
+    from medalign_core.models.dual.efficientnet import from_published
+
+    path = _packaged(*CLASSIFIER)
+    try:
+        return from_published(_read_weights(path)).network
+    except ValueError as error:
+        raise _cannot_open(str(path), "EfficientNet-Lite0", error) from error
 
 
 def _open_clip(settings: Clip) -> DualEncoder:

@@ -127,9 +127,15 @@ class FewShotMethod(nn.Module, ABC):
 
 
 class FewShotSettings(Protocol):
-    """Settings of a method: a frozen dataclass, in a module that imports no torch."""
+    """Settings of a method: a frozen dataclass, in a module that imports no torch.
+
+    Attributes:
+        schedule: of its training.
+        carries_over: whether what is learnt of some classes classifies others, see `FewShotMethod.load_learnt`.
+    """
 
     schedule: ClassVar[Schedule]
+    carries_over: ClassVar[bool]
 
     @property
     def needs_descriptions(self) -> bool:

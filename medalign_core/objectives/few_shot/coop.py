@@ -25,6 +25,7 @@ class CoOp:
 
     schedule: ClassVar[Schedule] = Schedule(epochs=((1, 50), (4, 100), (16, 200)))
     needs_descriptions: ClassVar[bool] = False
+    carries_over: ClassVar[bool] = True
 
     context_length: int = 16
     context_words: str | None = None
@@ -57,6 +58,7 @@ class KgCoOp:
 
     schedule: ClassVar[Schedule] = Schedule(epochs=((16, 100),), batch=128)
     needs_descriptions: ClassVar[bool] = False
+    carries_over: ClassVar[bool] = True
 
     context_length: int | None = None
     context_words: str | None = "a photo of a"
@@ -99,6 +101,7 @@ class TCP:
 
     schedule: ClassVar[Schedule] = Schedule(optimizer="adam", adam_epsilon=1e-3, epochs=((16, 50),))
     needs_descriptions: ClassVar[bool] = False
+    carries_over: ClassVar[bool] = True
 
     context_length: int | None = None
     context_words: str | None = "a photo of a"

@@ -28,6 +28,7 @@ class LinearProbe:
 
     schedule: ClassVar[Schedule] = Schedule()
     needs_descriptions: ClassVar[bool] = False
+    carries_over: ClassVar[bool] = False
 
     inverse_penalty: float = 0.316
     max_iterations: int = 1000

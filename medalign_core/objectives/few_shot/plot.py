@@ -31,6 +31,7 @@ class PLOT:
 
     schedule: ClassVar[Schedule] = Schedule(epochs=((1, 50), (4, 100), (16, 200)), batch=128)
     needs_descriptions: ClassVar[bool] = False
+    carries_over: ClassVar[bool] = True
 
     context_count: int = 4
     context_length: int = 16

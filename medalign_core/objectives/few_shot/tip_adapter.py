@@ -35,6 +35,7 @@ class TipAdapterF:
         batch=256,
     )
     needs_descriptions: ClassVar[bool] = False
+    carries_over: ClassVar[bool] = False
 
     alpha: float = 1.17
     beta: float = 1.0

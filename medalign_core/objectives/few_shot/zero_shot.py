@@ -22,6 +22,7 @@ class ZeroShot:
     """
 
     schedule: ClassVar[Schedule] = Schedule()
+    carries_over: ClassVar[bool] = True
 
     text: Literal["template", "descriptions"] = "template"
 

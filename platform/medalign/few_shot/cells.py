@@ -16,12 +16,15 @@ import torch
 from numpy import ndarray
 
 from medalign import storage
+from medalign.errors import RecipeError
 from medalign.few_shot.features import Features
-from medalign.few_shot.fitting import TrainViews, fit, predict
-from medalign.few_shot.settings import Method
+from medalign.few_shot.fitting import Fit, TrainViews, fit, predict
+from medalign.few_shot.settings import Method, carries_over
 from medalign_core.models.dual.encoder import DualEncoder, VisualTokens
-from medalign_core.objectives.few_shot.contract import ClassTexts, Support
+from medalign_core.objectives.few_shot.contract import ClassTexts, FewShotMethod, Support
+from medalign_core.objectives.few_shot.transport_method import TransportMethod
 
+WATCHED_IMAGES = 8  # of the support, whose plans are looked at while a method learns
 KEY = b"medalign.cell"  # what went into a file of predictions: another key is another cell
 
 
@@ -47,13 +50,23 @@ class CellData:
     Attributes:
         train: features of the images that any support of this seed holds.
         tests: features of the test images by test.
+        new: the tests of classes that nothing was trained on; their labels count those classes.
     """
 
     train: Features
     tests: Mapping[str, Features]
+    new: frozenset[str] = frozenset()
 
 
-def cell_key(method: Method, texts: ClassTexts, support: ndarray, *, fingerprint: str, seed: int) -> str:
+@dataclass(frozen=True, kw_only=True)
+class CellTexts:
+    """The texts of the classes that are trained on, and of those that are only tested on."""
+
+    trained: ClassTexts
+    new: ClassTexts | None = None
+
+
+def cell_key(method: Method, texts: CellTexts, support: ndarray, *, fingerprint: str, seed: int) -> str:
     """Return a hash of everything that decides a cell's predictions but the features, which `fingerprint` stands for.
 
     Args:
@@ -64,7 +77,7 @@ def cell_key(method: Method, texts: ClassTexts, support: ndarray, *, fingerprint
         seed: of the cell.
     """
     known = {
-        "method": [type(method.settings).__name__, asdict(method.settings), method.epochs],
+        "method": [type(method.settings).__name__, asdict(method.settings), method.epochs, method.views],
         "schedule": asdict(method.settings.schedule),
         "texts": asdict(texts),
         "support": list(support),
@@ -75,7 +88,7 @@ def cell_key(method: Method, texts: ClassTexts, support: ndarray, *, fingerprint
 
 
 def run_cell(
-    cell: Cell, method: Method, texts: ClassTexts, data: CellData, *, places: ndarray, encoder: DualEncoder
+    cell: Cell, method: Method, texts: CellTexts, data: CellData, *, places: ndarray, encoder: DualEncoder
 ) -> tuple[dict[str, ndarray], dict[str, Any]]:
     """Train a cell and classify its test images.
 
@@ -88,29 +101,61 @@ def run_cell(
         encoder: whose text tower is used.
 
     Returns:
-        (N, C) probabilities by test, and what training did.
+        (N, C) probabilities by test, and what training did. A method that does not carry over has none for new classes.
+
+    Raises:
+        RecipeError: the method cannot be built of these settings and texts.
+        NonFiniteError: a loss that is not finite.
     """
-    train = data.train
+    module, done = train_cell(cell, method, texts.trained, data.train, places=places, encoder=encoder)
+    other: FewShotMethod | None = None
+    if texts.new is not None and carries_over(method):
+        other = _built(cell, method, encoder, texts.new, None)
+        other.load_learnt(module.learnt())
+    found = {}
+    for name, test in data.tests.items():
+        classifier = other if name in data.new else module
+        if classifier is not None:
+            logits = predict(classifier, torch.from_numpy(test.tokens[:, 0]), torch.from_numpy(test.pooled[:, 0]))
+            found[name] = torch.softmax(logits.double(), dim=1).numpy()
+    said = {"losses": list(done.losses), "stats": done.stats, "steps": done.steps, "support": len(places)}
+    return found, said | {"health": list(done.health)}
+
+
+def train_cell(
+    cell: Cell, method: Method, texts: ClassTexts, train: Features, *, places: ndarray, encoder: DualEncoder
+) -> tuple[FewShotMethod, Fit]:
+    """Return a cell's trained method; arguments and errors are those of `run_cell`."""
     tokens, pooled = torch.from_numpy(train.tokens[places]), torch.from_numpy(train.pooled[places])
     labels = torch.from_numpy(train.rows.labels[places])
-    plain = Support(features=VisualTokens(tokens[:, 0].float(), pooled[:, 0]), labels=labels)
-    settings = method.settings
-    module = settings.build(encoder, texts, plain, seed=cell.seed)
+    plain = VisualTokens(tokens[:, 0].float(), pooled[:, 0])
+    module = _built(cell, method, encoder, texts, Support(features=plain, labels=labels))
     augmented = slice(1, None) if tokens.shape[1] > 1 else slice(0, 1)
+    few = VisualTokens(plain.tokens[:WATCHED_IMAGES], plain.pooled[:WATCHED_IMAGES])
     done = fit(
         module,
         TrainViews(tokens=tokens[:, augmented], pooled=pooled[:, augmented], labels=labels),
-        settings.schedule,
-        epochs=method.epochs or settings.schedule.epochs_for(cell.shots),
-        views=getattr(settings, "view_count", 1),
+        method.settings.schedule,
+        epochs=method.epochs or method.settings.schedule.epochs_for(cell.shots),
+        views=method.views,
         seed=cell.seed,
+        watch=(lambda held: _health(held, few)) if isinstance(module, TransportMethod) else None,
     )
-    found = {}
-    for name, test in data.tests.items():
-        logits = predict(module, torch.from_numpy(test.tokens[:, 0]), torch.from_numpy(test.pooled[:, 0]))
-        found[name] = torch.softmax(logits.double(), dim=1).numpy()
-    said = {"losses": list(done.losses), "stats": done.stats, "steps": done.steps, "support": len(places)}
-    return found, said
+    return module, done
+
+
+def _built(
+    cell: Cell, method: Method, encoder: DualEncoder, texts: ClassTexts, support: Support | None
+) -> FewShotMethod:
+    try:
+        built: FewShotMethod = method.settings.build(encoder, texts, support, seed=cell.seed)
+    except ValueError as error:
+        raise RecipeError(f"methods.{cell.method}, task {cell.task}: {error}") from error
+    return built
+
+
+def _health(held: Any, few: VisualTokens) -> dict[str, float]:
+    return {name: float(value) for name, value in held.health(few).items()}
 
 
 def write_cell(

@@ -18,7 +18,8 @@ from medalign.data import manifest
 from medalign.data.decode import augment, decode_image, open_image
 from medalign.data.reader import read_rows
 from medalign.data.settings import Views
-from medalign_core.models.dual.encoder import DualEncoder
+from medalign.errors import CorpusError
+from medalign_core.models.dual.encoder import ImageTower
 
 BATCH = 32  # images through the tower at a time
 
@@ -56,6 +57,13 @@ class Features:
     tokens: Float[ndarray, "N V M D"]
     pooled: Float[ndarray, "N V D"]
 
+    def of_classes(self, first: int, end: int) -> Features:
+        """Return the rows whose label is in [first, end), counted from 0 there."""
+        at = np.flatnonzero((self.rows.labels >= first) & (self.rows.labels < end))
+        rows = self.rows.take(at)
+        rows = Rows(ids=rows.ids, groups=rows.groups, labels=rows.labels - first)
+        return Features(rows=rows, tokens=self.tokens[at], pooled=self.pooled[at])
+
     def places(self, ids: Collection[str]) -> Int[ndarray, " S"]:
         """Return where rows are, in the order of `ids`; those that could not be decoded are left out."""
         place = {row: index for index, row in enumerate(self.rows.ids)}
@@ -83,12 +91,12 @@ class FeatureCache:
 
     Attributes:
         uri: the folder of the files.
-        encoder: the dual encoder; its image tower encodes.
+        tower: what encodes.
         fingerprint: of its weights.
     """
 
     uri: str
-    encoder: DualEncoder
+    tower: ImageTower
     fingerprint: str
 
     def features(self, corpus: str, split: str, rows: Rows, *, views: Views | None, count: int, seed: int) -> Features:
@@ -101,11 +109,14 @@ class FeatureCache:
             views: how the augmented views are made.
             count: A of them, keyed by (seed, row id, number); 0 for none.
             seed: see `count`.
+
+        Raises:
+            CorpusError: not one of the images could be decoded.
         """
         known = {
             "content": manifest.read(corpus).content(split),
             "encoder": self.fingerprint,
-            "size": self.encoder.image.image_size,
+            "size": self.tower.image_size,
             "views": asdict(views) if views and count else None,
             "count": count,
             "seed": seed if count else None,
@@ -131,14 +142,14 @@ class FeatureCache:
 
         def flush() -> None:
             if pixels:
-                found = self._tower(np.stack(pixels))
+                found = self._through_tower(np.stack(pixels))
                 tokens.append(found[0])
                 pooled.append(found[1])
                 pixels.clear()
 
-        for row, data in _images(corpus, split, place):
+        for row, data in read_images(corpus, split, place):
             try:
-                seen = _views(data, self.encoder.image.image_size, views, count=count, key=(seed, "few-shot view", row))
+                seen = _views(data, self.tower.image_size, views, count=count, key=(seed, "few-shot view", row))
             except ValueError:
                 continue  # no image: it is in no support and in no score; `medalign data validate` names it
             places.append(place[row])
@@ -146,6 +157,8 @@ class FeatureCache:
             if len(pixels) * (1 + count) >= BATCH:
                 flush()
         flush()
+        if not places:
+            raise CorpusError(f"{corpus}: none of {len(rows.ids)} images of split {split!r} could be decoded.")
         order = np.argsort(np.array(places, dtype=np.int64))
         return {
             "places": np.array(places, dtype=np.int64)[order],
@@ -153,16 +166,17 @@ class FeatureCache:
             "pooled": np.concatenate(pooled)[order],
         }
 
-    def _tower(self, pixels: ndarray) -> tuple[ndarray, ndarray]:
+    def _through_tower(self, pixels: ndarray) -> tuple[ndarray, ndarray]:
         """(n, V, 3, S, S) -> (n, V, M, D) float16 and (n, V, D) float32."""
         count, views = pixels.shape[:2]
         with torch.no_grad():
-            found = self.encoder.image(torch.from_numpy(pixels).flatten(0, 1))
+            found = self.tower(torch.from_numpy(pixels).flatten(0, 1))
         tokens = found.tokens.unflatten(0, (count, views)).to(torch.float16).numpy()
         return tokens, found.pooled.unflatten(0, (count, views)).float().numpy()
 
 
-def _images(corpus: str, split: str, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
+def read_images(corpus: str, split: str, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    """Yield id and encoded image of the rows of a split that are wanted, in the corpus's order."""
     left = len(wanted)
     for batch in read_rows(corpus, split, columns=("id", "image")):
         for row in batch.to_pylist():

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from medalign.errors import NonFiniteError
 from medalign_core.models.dual.encoder import VisualTokens
 from medalign_core.objectives.few_shot.contract import FeatureBatch, FewShotMethod
 from medalign_core.objectives.few_shot.schedule import Schedule
 from medalign_core.ops.draws import draw_seed
 from medalign_core.types import DrawKey
+
+Watch = Callable[[FewShotMethod], dict[str, float]]
+WATCHED = 25  # epochs of a training after which plans are looked at: its prompts are encoded once more for it
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,14 +44,25 @@ class Fit:
         losses: the mean loss of each epoch.
         stats: what the method logged, the mean over the last epoch.
         steps: optimizer steps.
+        health: what the watch saw after some of the epochs, the first and the last among them, each with `epoch`.
     """
 
     losses: tuple[float, ...]
     stats: dict[str, float]
     steps: int
+    health: tuple[dict[str, float], ...] = ()
 
 
-def fit(method: FewShotMethod, support: TrainViews, schedule: Schedule, *, epochs: int, views: int, seed: int) -> Fit:
+def fit(
+    method: FewShotMethod,
+    support: TrainViews,
+    schedule: Schedule,
+    *,
+    epochs: int,
+    views: int,
+    seed: int,
+    watch: Watch | None = None,
+) -> Fit:
     """Train a method's parameters in place; the last epoch counts, none is chosen.
 
     Args:
@@ -57,9 +72,10 @@ def fit(method: FewShotMethod, support: TrainViews, schedule: Schedule, *, epoch
         epochs: of it; 0 trains nothing.
         views: how many of the A views of an image a batch holds.
         seed: of the order and of the views, keyed by epoch and image.
+        watch: looks at the method after an epoch, WATCHED times at most; it changes nothing.
 
     Raises:
-        FloatingPointError: a loss that is not finite.
+        NonFiniteError: a loss that is not finite.
     """
     learnt = [p for p in method.parameters() if p.requires_grad]
     if not epochs or not learnt:
@@ -68,6 +84,7 @@ def fit(method: FewShotMethod, support: TrainViews, schedule: Schedule, *, epoch
     optimizer = _optimizer(schedule, learnt)
     method.train()
     losses, stats, steps = [], {}, 0
+    health: list[dict[str, float]] = []
     for epoch in range(epochs):
         for group in optimizer.param_groups:
             group["lr"] = rate(schedule, epoch, epochs)
@@ -76,7 +93,7 @@ def fit(method: FewShotMethod, support: TrainViews, schedule: Schedule, *, epoch
         for batch in batches(support, size=schedule.batch, views=views, epoch=epoch, seed=seed):
             loss, said = method(batch)
             if not math.isfinite(loss.item()):
-                raise FloatingPointError(f"epoch {epoch}: the loss is {loss.item()}.")
+                raise NonFiniteError(f"few-shot training, epoch {epoch}: the loss is {loss.item()}.")
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -85,8 +102,17 @@ def fit(method: FewShotMethod, support: TrainViews, schedule: Schedule, *, epoch
             logged.append({name: float(value) for name, value in said.items()})
         losses.append(sum(value * n for value, n in seen) / sum(n for _, n in seen))
         stats = {name: float(np.mean([line[name] for line in logged])) for name in logged[0]}
+        if watch is not None and is_watched(epoch, epochs):
+            method.eval()
+            health.append({"epoch": epoch, **watch(method)})
+            method.train()
     method.eval()
-    return Fit(losses=tuple(losses), stats=stats, steps=steps)
+    return Fit(losses=tuple(losses), stats=stats, steps=steps, health=tuple(health))
+
+
+def is_watched(epoch: int, epochs: int) -> bool:
+    """Tell whether the plans are looked at after an epoch: the first, the last, and evenly between."""
+    return epoch % math.ceil(epochs / WATCHED) == 0 or epoch == epochs - 1
 
 
 def predict(method: FewShotMethod, tokens: Tensor, pooled: Tensor, *, chunk: int = 256) -> Tensor:

@@ -12,6 +12,7 @@ from medalign_core.models.dual.settings import Bridge
 from medalign_core.objectives.few_shot.registry import FEW_SHOT_METHODS
 
 STRICT = {"extra": "forbid", "strict": True}
+METHODS = {**FEW_SHOT_METHODS, "fine_tuned_cnn": "medalign.few_shot.fine_tuned_cnn:FineTunedCnn"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,16 +60,23 @@ class Method:
     """A row of the table.
 
     Attributes:
-        settings: a method of the registry, or `package.module:Class`.
+        settings: a method by its name, or `package.module:Class`.
         texts: the sentences it is given.
         epochs: in place of the published number; 0 keeps that.
+        views: augmented views of an image that each batch holds, of the view_count there are; what they are to each
+            other, the method says (`views` of Dude).
     """
 
     __pydantic_config__: ClassVar[dict] = STRICT
 
-    settings: Any = field(metadata={"table": FEW_SHOT_METHODS})
+    settings: Any = field(metadata={"table": METHODS})
     texts: Texts = field(default_factory=Texts)
     epochs: int = 0
+    views: int = 1
+
+    def __post_init__(self) -> None:
+        if self.epochs < 0 or self.views < 1:
+            raise ValueError(f"epochs must be >= 0 and views >= 1, got {self.epochs} and {self.views}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +107,8 @@ class FewShot:
         encoder: the frozen dual encoder.
         shots: images per class (balanced), or on average per class (prevalence).
         seeds: each draws its own support; the supports of one seed are nested over the shots.
+        base_to_new: train on the first half of each task's classes, test on them and on the other half apart, each
+            against its own half alone.
         sampling: "balanced", or "prevalence": classes as frequent as in the train split, at least one image each.
         views: how support images are augmented; the features of so many views of each are cached.
         view_count: A, the views; each epoch draws among them.
@@ -116,6 +126,7 @@ class FewShot:
     encoder: Any = field(default_factory=Bridge, metadata={"table": DUAL_ENCODERS})
     shots: tuple[int, ...] = (1, 2, 4, 8, 16)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    base_to_new: bool = False
     sampling: Literal["balanced", "prevalence"] = "balanced"
     views: Views = field(default_factory=lambda: Views(scale=(0.5, 1.0), flip=0.0, jitter=0.0, grey=0.0, blur=0.0))
     view_count: int = 4
@@ -139,5 +150,15 @@ class FewShot:
         for name in (self.primary.method, self.primary.against):
             if name not in self.methods:
                 raise ValueError(f"primary names {name!r}; methods are {', '.join(self.methods)}.")
+            if self.base_to_new and not carries_over(self.methods[name]):
+                raise ValueError(f"primary names {name!r}, which has no answer to new classes.")
+        for name, method in self.methods.items():
+            if method.views > self.view_count:
+                raise ValueError(f"methods.{name}.views = {method.views}, of view_count = {self.view_count}.")
         if self.primary.shots not in self.shots:
             raise ValueError(f"primary.shots = {self.primary.shots} is none of shots = {list(self.shots)}.")
+
+
+def carries_over(method: Method) -> bool:
+    """Tell whether what a method learns of some classes classifies others; a class of the user's does if it says so."""
+    return bool(getattr(method.settings, "carries_over", False))

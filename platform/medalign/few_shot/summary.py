@@ -1,10 +1,9 @@
-"""From stored predictions to the table: means over seeds with intervals, and comparisons with the declared method."""
+"""From stored predictions to results: means over seeds with intervals, and comparisons with the declared method."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from io import BytesIO
 
 import numpy as np
@@ -14,79 +13,15 @@ from numpy import ndarray
 
 from medalign import storage
 from medalign.few_shot.cells import Cell
-from medalign.few_shot.settings import FewShot
+from medalign.few_shot.jobs import BASE, NEW, names_of_tests
+from medalign.few_shot.results import Entry, Generalisation, Results, Verdict
+from medalign.few_shot.settings import FewShot, Task, carries_over
 from medalign_core.metrics.calibration import expected_calibration_error
 from medalign_core.metrics.classification import METRICS, classification_scores
 from medalign_core.metrics.intervals import Difference, Statistic, holm, paired_difference
 
 FLOOR, SATURATED = "zero_shot", 0.03
 ALL = (*METRICS, "ece")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """A method on a test at a number of shots: a metric's mean over seeds, with an interval over seeds and groups."""
-
-    task: str
-    test: str
-    method: str
-    shots: int
-    metric: str
-    value: Difference
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """A paired comparison on the mean over tasks, each by the test that bears its own name, else its first.
-
-    Attributes:
-        adjusted: Holm-corrected among the secondary ones; the primary one's p-value as it is.
-        verdict: of `method` against `against`: "higher", "lower" or "not distinguishable".
-    """
-
-    method: str
-    against: str
-    shots: int
-    metric: str
-    role: str
-    difference: Difference
-    adjusted: float
-    verdict: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Results:
-    """A table: what every method reached, what differs, and which tasks cannot tell methods apart."""
-
-    entries: tuple[Entry, ...]
-    verdicts: tuple[Verdict, ...]
-    saturated: tuple[str, ...]
-    shots: tuple[int, ...]
-    seeds: tuple[int, ...]
-    level: float
-
-    def dumps(self) -> str:
-        """Return all of it as JSON; NaN becomes null."""
-        return json.dumps(_plain(asdict(self)), indent=1, allow_nan=False) + "\n"
-
-    def markdown(self, metric: str = "balanced_accuracy") -> str:
-        """Return one metric as tables, one per test, and the comparisons."""
-        lines: list[str] = []
-        for task, test in dict.fromkeys((e.task, e.test) for e in self.entries):
-            entries = [e for e in self.entries if (e.task, e.test, e.metric) == (task, test, metric)]
-            note = ", saturated" if task in self.saturated else ""
-            lines += [f"**{task}**, tested on {test}: {metric.replace('_', ' ')}{note}", ""]
-            lines += ["| method | " + " | ".join(f"{s} shots" for s in self.shots) + " |"]
-            lines += ["|---|" + "---|" * len(self.shots)]
-            for method in dict.fromkeys(e.method for e in entries):
-                row = {e.shots: e.value for e in entries if e.method == method}
-                lines += [f"| {method} | " + " | ".join(_spread(row[s]) for s in self.shots) + " |"]
-            lines += [""]
-        lines += ["| comparison, mean over tasks | shots | difference | p | verdict |", "|---|---|---|---|---|"]
-        for v in self.verdicts:
-            name = f"**{v.method} - {v.against}** (primary)" if v.role == "primary" else f"{v.method} - {v.against}"
-            lines += [f"| {name} | {v.shots} | {_spread(v.difference, sign='+')} | {v.adjusted:.3f} | {v.verdict} |"]
-        return "\n".join(lines) + "\n"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -112,8 +47,8 @@ def summarise(recipe: FewShot) -> Results:
     }
     entries = []
     for task in recipe.tasks:
-        for test in recipe.tasks[task].tests:
-            for method in recipe.methods:
+        for test in names_of_tests(recipe, recipe.tasks[task]):
+            for method in (name for name in recipe.methods if answers(recipe, name, test)):
                 for shots in recipe.shots:
                     parts = [seen[task, method, shots, seed][test] for seed in recipe.seeds]
                     for metric in ALL:
@@ -130,6 +65,8 @@ def summarise(recipe: FewShot) -> Results:
         entries=tuple(entries),
         verdicts=_verdicts(recipe, seen),
         saturated=_saturated(recipe, entries),
+        generalisation=_generalisation(recipe, entries) if recipe.base_to_new else (),
+        left_out=tuple(name for name, m in recipe.methods.items() if recipe.base_to_new and not carries_over(m)),
         shots=recipe.shots,
         seeds=recipe.seeds,
         level=recipe.level,
@@ -168,7 +105,7 @@ def _metric(part: _Seen, metric: str, weights: ndarray) -> ndarray:
 def _verdicts(recipe: FewShot, seen: dict) -> tuple[Verdict, ...]:
     """Compare the primary's method with every other one at every number of shots, on the mean over tasks."""
     first, metric = recipe.primary.method, recipe.primary.metric
-    tests = {name: name if name in task.tests else next(iter(task.tests)) for name, task in recipe.tasks.items()}
+    tests = own_tests(recipe)
 
     def parts(method: str, shots: int, seed: int) -> list[_Seen]:
         return [seen[task, method, shots, seed][test] for task, test in tests.items()]
@@ -217,29 +154,62 @@ def _judge(difference: Difference, p_value: float, level: float) -> str:
 
 def _saturated(recipe: FewShot, entries: Sequence[Entry]) -> tuple[str, ...]:
     """Return the tasks on which the zero-shot floor comes within 3 points of the best at the most shots."""
-    found = []
+    found, tests = [], own_tests(recipe)
     for task in recipe.tasks:
         of = {
             e.method: e.value.estimate
             for e in entries
-            if (e.task, e.shots, e.metric) == (task, recipe.shots[-1], recipe.primary.metric)
+            if (e.task, e.test, e.shots, e.metric) == (task, tests[task], recipe.shots[-1], recipe.primary.metric)
         }
         if FLOOR in of and of[FLOOR] > max(of.values()) - SATURATED:
             found.append(task)
     return tuple(found)
 
 
+def _generalisation(recipe: FewShot, entries: Sequence[Entry]) -> tuple[Generalisation, ...]:
+    metric = recipe.primary.metric
+    of = {(e.task, e.test, e.method, e.shots): e.value.estimate for e in entries if e.metric == metric}
+    found = []
+    for method in (name for name, settings in recipe.methods.items() if carries_over(settings)):
+        for shots in recipe.shots:
+            base, new = (
+                np.array([of[task, _own(task, recipe.tasks[task], half), method, shots] for task in recipe.tasks])
+                for half in (BASE, NEW)
+            )
+            found.append(
+                Generalisation(
+                    method=method,
+                    shots=shots,
+                    metric=metric,
+                    base=float(base.mean()),
+                    new=float(new.mean()),
+                    harmonic_of_means=float(_harmonic(base.mean(), new.mean())),
+                    mean_of_harmonics=float(_harmonic(base, new).mean()),
+                )
+            )
+    return tuple(found)
+
+
+def own_tests(recipe: FewShot) -> dict[str, str]:
+    """Return the test by which each task counts in means over tasks; of halves, the classes that were trained on."""
+    return {name: _own(name, task, BASE if recipe.base_to_new else "") for name, task in recipe.tasks.items()}
+
+
+def answers(recipe: FewShot, method: str, test: str) -> bool:
+    """Tell whether a method has predictions for a test."""
+    is_new = recipe.base_to_new and test.endswith(f", {NEW}")
+    return not is_new or carries_over(recipe.methods[method])
+
+
+def _own(name: str, task: Task, half: str) -> str:
+    test = name if name in task.tests else next(iter(task.tests))
+    return f"{test}, {half}" if half else test
+
+
+def _harmonic(first: ndarray, second: ndarray) -> ndarray:
+    total = np.asarray(first + second, dtype=np.float64)
+    return np.divide(2 * first * second, total, out=np.zeros_like(total), where=total > 0)
+
+
 def _minus(first: Statistic, second: Statistic) -> Statistic:
     return lambda weights: first(weights) - second(weights)
-
-
-def _spread(value: Difference, sign: str = "") -> str:
-    return f"{value.estimate:{sign}.3f} [{value.low:{sign}.3f}, {value.high:{sign}.3f}]"
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and value != value else value

@@ -57,6 +57,7 @@ class Dude:
     schedule: ClassVar[Schedule] = Schedule(
         optimizer="adam", learning_rate=2e-3, weight_decay=5e-4, adam_epsilon=1e-3, epochs=((16, 50),), batch=32
     )
+    carries_over: ClassVar[bool] = True
 
     shared_n: int = 4
     shared_len: int = 4

@@ -32,6 +32,7 @@ class DudeAdapter:
 
     schedule: ClassVar[Schedule] = Schedule(epochs=((1, 50), (4, 100), (16, 200)))
     needs_descriptions: ClassVar[bool] = True
+    carries_over: ClassVar[bool] = True
 
     class_k: int | None = None
     match: Literal["transport", "pooled"] = "transport"
