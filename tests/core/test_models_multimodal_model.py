@@ -244,3 +244,15 @@ def test_an_answer_ends_at_a_stop_token_and_is_padded():
     )
     assert ended[0, 0] == stop
     assert (ended[0, 1:] == PADDING).all()
+
+
+def test_likelihoods_of_rows_sum_to_the_loss_and_padding_changes_none():
+    model = build(text_nodes="in_context")
+    given = batch(model)
+    texts = (given.conversation_tokens, given.conversation_attended, given.conversation_labels)
+    found = model.log_likelihoods(given.images, *texts)
+    torch.testing.assert_close(-found.sum(), model(given).ar_loss_sum.detach(), rtol=1e-5, atol=1e-5)
+    for row in range(len(found)):
+        length = int(given.conversation_attended[row].sum())
+        alone = model.log_likelihoods(given.images[row : row + 1], *(text[row : row + 1, :length] for text in texts))
+        torch.testing.assert_close(alone[0], found[row], rtol=1e-5, atol=1e-5)

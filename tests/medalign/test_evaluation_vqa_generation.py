@@ -17,7 +17,9 @@ from transformers import GenerationConfig
 
 from medalign.cli import main
 from medalign.data import job, manifest
+from medalign.data.chat import IGNORE, tokenise, write_template
 from medalign.data.decode import open_image
+from medalign.data.dialogue import ask
 from medalign.data.prepare import prepare
 from medalign.data.reader import RowSource
 from medalign.data.transform_rows import Blocks
@@ -37,7 +39,8 @@ from medalign.evaluation.vqa.generation import (
 from medalign.evaluation.vqa.predictions import BLANK, CANDIDATES, GREEDY, SHUFFLED, read_predictions
 from medalign.evaluation.vqa.questions import read_questions
 from medalign.evaluation.vqa.result import load
-from medalign.evaluation.vqa.task import VqaSettings, evaluate_model, rescore
+from medalign.evaluation.vqa.settings import VqaSettings
+from medalign.evaluation.vqa.task import evaluate_model, rescore
 from medalign.language_models import Endpoint
 from medalign.multimodal_models import V0_TEMPLATE
 
@@ -103,6 +106,19 @@ def test_batches_and_their_order_do_not_change_answers(opened):
     assert generate_texts(opened, shown, prompts, max_new_tokens=8, batch=3) == one
     back = generate_texts(opened, shown[::-1].copy(), prompts[::-1], max_new_tokens=8, batch=2)
     assert back[::-1] == one
+
+
+def test_a_prompt_is_the_beginning_of_what_training_reads(opened):
+    turns = ask("Is the heart normal?", "No.", choices=("Yes", "No"))
+    tokenizer = opened.tokenizer
+    learnt = tokenise(write_template(turns, tokenizer), tokenizer, max_length=500, image=opened.slot)
+    prompt = write_prompt(tokenizer, user(turns[0]["value"]), opened.slot)
+    ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    assert list(learnt.ids[: len(ids)]) == ids
+    assert set(learnt.labels[: len(ids)]) == {IGNORE}
+    said = [label for label in learnt.labels if label != IGNORE]
+    assert list(learnt.labels[len(ids) : len(ids) + len(said)]) == said
+    assert said[-1] in stop_of(tokenizer)[1]
 
 
 def test_a_stop_of_several_tokens_cuts_the_text(opened):

@@ -18,11 +18,12 @@ from medalign.evaluation.vqa.floors import predict_floors
 from medalign.evaluation.vqa.predictions import CANDIDATES, Predictions, read_predictions, write_predictions
 from medalign.evaluation.vqa.questions import Question, read_questions
 from medalign.evaluation.vqa.scoring import groups_of, question_scores, score, statistics_of
-from medalign.evaluation.vqa.task import VqaSettings, compare_files, evaluate_predictions, rescore
+from medalign.evaluation.vqa.settings import VqaSettings
+from medalign.evaluation.vqa.task import compare_files, evaluate_predictions, rescore
 from medalign_core.metrics.intervals import bootstrap_interval, paired_difference
 from medalign_core.metrics.vqa import mean_statistic, vqa_scores
 
-FEW = VqaSettings(replicates=50)
+FEW = VqaSettings(replicates=50, seed=4)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from medalign.errors import UserError
 
 if TYPE_CHECKING:
     from medalign.evaluation.vqa.conversation import Conversation
-    from medalign.evaluation.vqa.task import VqaSettings
+    from medalign.evaluation.vqa.settings import VqaSettings
 
 LEAVE, FORGET = ("/quit", "/exit"), "/forget"
 

@@ -59,7 +59,7 @@ def train(
 
 def evaluate(
     run: Annotated[
-        str | None, typer.Argument(metavar="[RUN|MODEL]", help="A run; for --task vqa a model's directory does, too.")
+        str | None, typer.Argument(metavar="RUN|MODEL", help="A run; for --task vqa a model's directory does, too.")
     ] = None,
     *,
     corpus: Corpus,
@@ -94,7 +94,7 @@ def evaluate(
     """
     if task == "vqa":
         from medalign.cli.questions import evaluate_vqa
-        from medalign.evaluation.vqa.task import VqaSettings
+        from medalign.evaluation.vqa.settings import VqaSettings
 
         settings = VqaSettings(
             split=split,

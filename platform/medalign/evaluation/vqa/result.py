@@ -60,6 +60,7 @@ class VqaResult:
         questions: how many were asked.
         of: how many the split has.
         groups: images, which intervals resample.
+        resampling_seed: what the intervals' resamples depend on.
         seconds_per_question: of answering, greedily; None for outside predictions.
         scores: the model's rows, then controls, then floors.
         comparisons: the model with its controls, paired.
@@ -75,6 +76,7 @@ class VqaResult:
     groups: int
     level: float
     replicates: int
+    resampling_seed: int
     seconds_per_question: float | None
     scores: tuple[VqaScore, ...]
     comparisons: tuple[Comparison, ...]

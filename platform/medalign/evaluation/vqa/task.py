@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
 
 from medalign import storage
 from medalign.data import manifest as manifests
@@ -17,12 +13,9 @@ from medalign.evaluation.task import FOLDER
 from medalign.evaluation.vqa import result as results
 from medalign.evaluation.vqa.answering import answer_questions
 from medalign.evaluation.vqa.compare import compare
-from medalign.evaluation.vqa.floors import candidates_of, predict_floors, read_train
 from medalign.evaluation.vqa.predictions import (
-    BLANK,
     CANDIDATES,
     GREEDY,
-    SHUFFLED,
     Predictions,
     check_complete,
     read_predictions,
@@ -30,49 +23,11 @@ from medalign.evaluation.vqa.predictions import (
 )
 from medalign.evaluation.vqa.questions import Question, read_questions
 from medalign.evaluation.vqa.result import VqaResult
-from medalign.evaluation.vqa.scoring import score
+from medalign.evaluation.vqa.settings import VqaSettings
+from medalign.evaluation.vqa.summary import CONTROLS, summarise
 from medalign.language_models import Endpoint
 
 Progress = Callable[[int, int], None]
-CONTROLS = (BLANK, SHUFFLED)
-
-
-@dataclass(frozen=True, kw_only=True)
-class VqaSettings:
-    """How questions are asked and scored.
-
-    Attributes:
-        split: which split of the corpus.
-        limit: ask only so many questions, the first ones of the corpus's order; all if None.
-        max_new_tokens: the most tokens of an answer.
-        batch: questions that are answered at once.
-        workers: actors on Ray; 0 answers in this process.
-        controls: ask about blank and shuffled images too.
-        candidates: choose among the options of closed questions by likelihood too.
-        replicates: resamples of an interval.
-        level: its nominal coverage.
-        seed: of the resamples and the shuffled images.
-    """
-
-    split: str = "test"
-    limit: int | None = None
-    max_new_tokens: int = 64
-    batch: int = 8
-    workers: int = 0
-    controls: bool = False
-    candidates: bool = False
-    replicates: int = 2000
-    level: float = 0.95
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("max_new_tokens", "batch", "replicates"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be >= 1, got {getattr(self, name)}.")
-        if self.limit is not None and self.limit < 1:
-            raise UserError(f"limit must be >= 1, got {self.limit}.")
-        if self.workers < 0:
-            raise UserError(f"workers must be >= 0, got {self.workers}.")
 
 
 def evaluate_model(
@@ -162,7 +117,9 @@ def rescore(uri: str, *, settings: VqaSettings | None = None) -> VqaResult:
     """
     known = results.load(uri)
     limit = known.questions if known.questions < known.of else None
-    settings = settings or VqaSettings(split=known.split, limit=limit, level=known.level, replicates=known.replicates)
+    settings = settings or VqaSettings(
+        split=known.split, limit=limit, level=known.level, replicates=known.replicates, seed=known.resampling_seed
+    )
     questions = read_questions(known.corpus, settings.split, limit=settings.limit)
     predictions = read_predictions(results.predictions_of(uri))
     check_all(predictions, questions, where=uri)
@@ -188,8 +145,7 @@ def compare_files(
     settings = settings or VqaSettings()
     questions = read_questions(corpus, settings.split, limit=settings.limit)
     sides = [[each for each in _read_all(side, questions) if each.decoding == GREEDY] for side in (first, second)]
-    options: dict[str, Any] = {"replicates": settings.replicates, "level": settings.level, "seed": settings.seed}
-    return compare(sides[0], sides[1], questions, **options)
+    return compare(sides[0], sides[1], questions, **settings.intervals)
 
 
 def check_all(predictions: Sequence[Predictions], questions: Sequence[Question], *, where: str) -> None:
@@ -197,39 +153,6 @@ def check_all(predictions: Sequence[Predictions], questions: Sequence[Question],
     for each in predictions:
         asked = [q.id for q in questions if each.decoding != CANDIDATES or q.right_choice is not None]
         check_complete(each, asked, where=where)
-
-
-def summarise(
-    predictions: Sequence[Predictions],
-    questions: Sequence[Question],
-    corpus: str,
-    *,
-    model: str,
-    seconds: float | None,
-    out: str,
-    settings: VqaSettings,
-) -> VqaResult:
-    """Return the result that follows from predictions."""
-    manifest, train = manifests.read(corpus), read_train(corpus)
-    options: dict[str, Any] = {"replicates": settings.replicates, "level": settings.level, "seed": settings.seed}
-    candidates = candidates_of(train)
-    rows = [*predictions, *predict_floors(train, questions)]
-    return VqaResult(
-        model=model,
-        corpus=storage.absolute(corpus),
-        fingerprint=manifest.fingerprint,
-        split=settings.split,
-        questions=len(questions),
-        of=manifest.split(settings.split).rows,
-        groups=len(np.unique([question.group for question in questions])),
-        level=settings.level,
-        replicates=settings.replicates,
-        seconds_per_question=seconds,
-        scores=tuple(score(each, questions, candidates=candidates, **options) for each in rows),
-        comparisons=_with_controls(predictions, questions, options),
-        notes=tuple(_notes(manifest, train, predictions, settings)),
-        uri=out,
-    )
 
 
 def _read_all(files: Sequence[str], questions: Sequence[Question]) -> list[Predictions]:
@@ -259,36 +182,3 @@ def _finish(
     found = summarise(predictions, questions, corpus, model=model, seconds=seconds, out=out, settings=settings)
     results.store(found)
     return found
-
-
-def _with_controls(
-    predictions: Sequence[Predictions], questions: Sequence[Question], options: dict
-) -> tuple[Comparison, ...]:
-    """Return the model minus each of its controls: without a gap the set does not test vision."""
-    found: list[Comparison] = []
-    for control in CONTROLS:
-        blind = [each for each in predictions if each.decoding == control]
-        for model in dict.fromkeys(each.model for each in blind):
-            greedy = [each for each in predictions if (each.model, each.decoding) == (model, GREEDY)]
-            if greedy:
-                found += compare(greedy, [each for each in blind if each.model == model], questions, **options)
-    return tuple(found)
-
-
-def _notes(
-    manifest: manifests.Manifest,
-    train: Sequence[Question],
-    predictions: Sequence[Predictions],
-    settings: VqaSettings,
-) -> list[str]:
-    notes = []
-    for parts, count in manifest.shared_groups.items():
-        if settings.split in parts.split(" and "):
-            notes.append(f"{parts} share {count:,} images: this split does not measure unseen images.")
-    if not train:
-        notes.append("The corpus has no train split: there are no floors and no candidates.")
-    for each in predictions:
-        if each.failures:
-            total = len(each.texts)
-            notes.append(f"{each.model} ({each.decoding}) has no answer to {each.failures:,} of {total:,}: wrong.")
-    return notes
