@@ -26,9 +26,9 @@ app = typer.Typer(
 )
 app.add_typer(corpora.app, name="data")
 app.add_typer(banks.app, name="bank")
+app.add_typer(few_shot.app, name="few-shot")
 app.add_typer(checkpoints.app, name="checkpoint")
 runs.register(app)
-few_shot.register(app)
 questions.register(app)
 
 

@@ -53,7 +53,7 @@ def draw_affinity(found: Matching) -> Markup:
 
 def _column(images: ndarray, left: int) -> str:
     return "".join(
-        f'<image x="{left}" y="{i * (_CELL + _GAP)}" width="{_CELL}" height="{_CELL}" href="{_jpeg(image)}"'
+        f'<image x="{left}" y="{i * (_CELL + _GAP)}" width="{_CELL}" height="{_CELL}" href="{jpeg(image)}"'
         ' preserveAspectRatio="xMidYMid slice"/>'
         for i, image in enumerate(images)
     )
@@ -76,9 +76,10 @@ def _line(i: int, a: int, pitch: int) -> str:
     return line + ends + boxes + cross
 
 
-def _jpeg(image: ndarray) -> str:
+def jpeg(image: ndarray, side: int = _THUMBNAIL) -> str:
+    """Return an image, at most `side` pixels wide and high, as the address of itself."""
     picture = Image.fromarray(image)
-    picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    picture.thumbnail((side, side))
     sink = BytesIO()
     picture.save(sink, "JPEG", quality=85)
     return "data:image/jpeg;base64," + b64encode(sink.getvalue()).decode()
