@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import sys
 from contextlib import closing
 
 import numpy as np
@@ -16,6 +17,7 @@ from drawn_images import encoded, pixels
 from transformers import GenerationConfig
 
 from medalign.cli import main
+from medalign.cli.chat_page import build_page, replies, shown
 from medalign.data import job, manifest
 from medalign.data.chat import IGNORE, tokenise, write_template
 from medalign.data.decode import open_image
@@ -322,3 +324,23 @@ def test_seconds_are_of_greedy_answers(rad, model):
     answers = answering.Answers(model, classes=(), decodings=(GREEDY,), max_new_tokens=3, batch=2)
     found = answers(rows)
     assert all(math.isfinite(float(text)) for text in found[answering.SECONDS])
+
+
+def test_a_pages_reply_grows_and_ends_as_the_conversation_would(opened, tmp_path, monkeypatch):
+    (tmp_path / "x.png").write_bytes(encoded(pixels(2), "PNG"))
+    talk = Conversation(opened, encoded(pixels(2), "PNG"), max_new_tokens=8)
+    messages = []
+    for text in ("Is the heart enlarged?", "And no nodule?"):
+        found = list(replies(opened, tmp_path / "x.png", text, messages=messages, max_new_tokens=8))
+        talk.say(text)
+        messages = found[-1]
+        assert messages == talk.messages
+        lengths = [len(each[-1]["content"]) for each in found[:-1]]
+        assert lengths == sorted(lengths)
+    assert "<image>" not in shown(messages)[0]["content"]
+    (tmp_path / "x.png").write_bytes(b"none")
+    with pytest.raises(UserError, match="the image"):
+        next(replies(opened, tmp_path / "x.png", "?", messages=[], max_new_tokens=2))
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(UserError, match="the page needs gradio"):
+        build_page(opened, name="m")

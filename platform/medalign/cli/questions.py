@@ -58,8 +58,10 @@ def evaluate_vqa(
 def chat(
     source: Annotated[str, typer.Argument(metavar="MODEL|RUN", help="A model's directory, or a run with an export.")],
     *,
-    image: Annotated[Path, typer.Option(metavar="FILE", help="A PNG or a JPEG.")],
+    image: Annotated[Path | None, typer.Option(metavar="FILE", help="A PNG or a JPEG.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="The most tokens of an answer.")] = 256,
+    page: Annotated[bool, typer.Option("--page", help="In a browser instead, at this machine; needs gradio.")] = False,
+    port: Annotated[int, typer.Option(help="Of the page.")] = 7860,
 ) -> None:
     """Talk to a model about an image; it remembers what was said.
 
@@ -72,10 +74,17 @@ def chat(
     from medalign.multimodal_models import open_multimodal
     from medalign_core.models.multimodal.settings import Llava
 
-    if not image.is_file():
-        raise UserError(f"--image {image}: no such file.")
+    if not page and (image is None or not image.is_file()):
+        raise UserError(f"--image {image}: no such file." if image else "give an image with --image, or --page.")
     place = open_trained(source) if storage.exists(storage.join(source, RECIPE)) else source
     opened = open_multimodal(Llava(source=place, text_nodes="in_context", attention="sdpa"))
+    if page:
+        from medalign.cli.chat_page import build_page
+
+        name = source.rstrip("/").rpartition("/")[2]
+        build_page(opened, name=name, max_new_tokens=max_new_tokens).launch(server_name="127.0.0.1", server_port=port)
+        return
+    assert image is not None
     _talk(Conversation(opened, image.read_bytes(), max_new_tokens=max_new_tokens))
 
 
