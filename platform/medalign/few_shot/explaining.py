@@ -49,7 +49,7 @@ class Explanation:
         cell: which.
         test: whose images they are.
         images: by class.
-        sentences: the class's descriptions, where the method reads them.
+        sentences: the bank's descriptions of each class, where the method reads them.
         health: of the plans while it learnt, see `plan_health`; each with `epoch`.
         losses: of each epoch.
     """
@@ -87,7 +87,7 @@ def explain(recipe: FewShot, cell: Cell, *, images: int = 2) -> Explanation:
         or math.isqrt(encoder.image.token_count) ** 2 != encoder.image.token_count
     ):
         raise RecipeError(f"methods.{cell.method}: nothing to draw; it must transport, onto a square grid of tokens.")
-    test = own_tests(recipe)[cell.task]
+    test, reads = own_tests(recipe)[cell.task], job.method.settings.needs_descriptions
     classes = halves(recipe, manifest.read(task.train).classes)[0]
     chosen = [np.flatnonzero(tests[test].rows.labels == label)[:images] for label in range(len(classes))]
     found = {
@@ -101,7 +101,7 @@ def explain(recipe: FewShot, cell: Cell, *, images: int = 2) -> Explanation:
         cell=cell,
         test=test,
         images=found,
-        sentences=dict(zip(classes, job.texts.trained.descriptions, strict=False)),
+        sentences=dict(zip(classes, job.texts.trained.descriptions, strict=True)) if reads else {},
         health=done.health,
         losses=done.losses,
     )

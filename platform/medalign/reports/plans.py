@@ -81,7 +81,7 @@ def _row(seen: Seen, name: str, *, peak: float) -> Markup:
         parts.append(f'<g transform="translate({place * pitch} 0)"><use href="#i{name}" opacity="0.45"/>')
         side = _CELL / len(plan)
         for (y, x), value in np.ndenumerate(plan):
-            strength = 0.85 * min(1.0, value / peak)
+            strength = 0.7 * min(1.0, value / peak)
             if strength > 0.02:
                 at = f'x="{x * side:.1f}" y="{y * side:.1f}" width="{side:.1f}" height="{side:.1f}"'
                 parts.append(f'<rect {at} fill="var(--second)" fill-opacity="{strength:.2f}"/>')
