@@ -51,7 +51,7 @@ def test_a_cell_becomes_a_page(recipe, tmp_path, capsys):
         (["shots=[2,20]"], "fewer than the 20 that a support needs"),
         (["methods.dude.views=9"], "methods.dude.views = 9, of view_count = 2"),
         (["base_to_new=true"], "no answer to new classes"),
-        (["encoder.source=nowhere"], "nowhere"),
+        (["encoder.source=."], "model.source = ."),
     ],
 )
 def test_what_is_wrong_is_one_line_and_code_2(recipe, capsys, words, expected):

@@ -198,6 +198,12 @@ def test_a_prompt_too_long_for_the_tower_names_the_method(document):
         few_shot(built(document))
 
 
+def test_visual_prompts_are_refused_since_features_are_kept(document):
+    encoder = {**document["encoder"], "visual_prompts": 2}
+    with pytest.raises(RecipeError, match="visual_prompts"):
+        few_shot(built({**document, "encoder": encoder}))
+
+
 @pytest.mark.slow
 def test_cells_on_ray_are_those_of_this_process(document, ray_local, tmp_path):
     document["methods"]["dude"] = DUDE

@@ -14,7 +14,7 @@ from numpy import ndarray
 from medalign import banks, storage
 from medalign.banks.class_texts import class_texts, led_by_template, shuffled_between_classes, template_instead
 from medalign.data import manifest
-from medalign.errors import CorpusError
+from medalign.errors import CorpusError, RecipeError
 from medalign.few_shot.cells import Cell, CellData, CellTexts, cell_key
 from medalign.few_shot.features import FeatureCache, Features, read_labels
 from medalign.few_shot.settings import FewShot, Method, Task, Texts
@@ -135,7 +135,13 @@ def jobs(
 
 
 def caches(recipe: FewShot, encoder: DualEncoder) -> list[tuple[FeatureCache, list[str]]]:
-    """Return each image tower that methods read, as a cache of its features, with the names of those methods."""
+    """Return each image tower that methods read, as a cache of its features, with the names of those methods.
+
+    Raises:
+        RecipeError: the encoder has visual prompts, which learn: its features cannot be kept.
+    """
+    if any(p.requires_grad for p in encoder.image.parameters()):
+        raise RecipeError("encoder.visual_prompts learn, and features are encoded once: set visual_prompts = 0.")
     uri = storage.join(recipe.out, "features")
     found: dict[str, tuple[FeatureCache, list[str]]] = {
         "": (FeatureCache(uri=uri, tower=encoder.image, fingerprint=_fingerprint(recipe.encoder, encoder.image)), [])
