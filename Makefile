@@ -1,7 +1,7 @@
 # Two commands do everything: `make demo` and `make test`. Each sets up what it needs; a second call starts at once.
 PYTHON_BIN := .venv/bin
 
-.PHONY: help setup demo test test-slow chaos check bench bench-memory bench-probes bench-solvers bench-setup clean
+.PHONY: help setup demo test test-slow chaos check bench bench-few-shot bench-memory bench-probes bench-solvers bench-setup clean
 
 help:  ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -12,8 +12,8 @@ setup:  ## a .venv with everything that demo and test need
 demo: setup  ## real medical images -> corpus on an S3 server of its own -> LVM-Med on 2 workers -> probe -> report.html
 	@$(PYTHON_BIN)/python jobs/demo.py
 
-test: setup  ## the tests, under 12 minutes on 2 cores
-	@$(PYTHON_BIN)/pytest -q
+test: setup  ## the tests, two files at a time, under 12 minutes on 2 cores
+	@OMP_NUM_THREADS=1 $(PYTHON_BIN)/pytest -q -n 2 --dist loadfile
 
 test-slow: setup  ## the tests that take whole runs
 	@$(PYTHON_BIN)/pytest -q -m slow
@@ -37,6 +37,9 @@ bench-memory: setup  ## memory of a run as its corpus grows tenfold
 
 bench-probes: setup  ## what pretraining brings on two real sets, over seeds
 	@$(PYTHON_BIN)/python bench/probes.py --data "$${DATA:?give DATA=FOLDER, see bench/probes.py}"
+
+bench-few-shot: setup  ## few-shot methods on five small real sets, over seeds
+	@$(PYTHON_BIN)/python bench/few_shot.py --data "$${DATA:?give DATA=FOLDER, see bench/few_shot.py}"
 
 bench-setup: setup
 	@scripts/setup.sh bench

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 
 python="${PYTHON:-python3.11}"
 command -v "$python" >/dev/null || python=python3
-extras="demo,medical,s3,dev${1:+,$1}"
+extras="chat,demo,medical,s3,dev${1:+,$1}"
 stamp=".venv/.installed${1:+-$1}"
 want="$(cat pyproject.toml constraints.txt data-packages.txt scripts/setup.sh | sha256sum) $PWD"
 [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ] && exit 0

@@ -98,4 +98,4 @@ def test_every_shipped_recipe_builds(name):
 
 
 def test_the_shipped_recipes_are_these():
-    assert shipped() == ["lvm_med/resnet50", "lvm_med/tiny_cpu", "lvm_med/vit_b16"]
+    assert shipped() == ["few_shot/small_sets", "lvm_med/resnet50", "lvm_med/tiny_cpu", "lvm_med/vit_b16"]

@@ -88,7 +88,6 @@ def test_a_signal_ends_training_in_one_process_with_a_checkpoint(
     saved = checkpoint.latest(str(run))
     assert saved is not None
     assert seen <= saved.state.step < STEPS
-    assert saved.state.step % 50
     told = run.with_suffix(".log").read_text()
     assert f"stopped by {number.name} after step {saved.state.step}, which is saved; the same command goes on." in told
     assert "Traceback" not in told

@@ -175,7 +175,12 @@ def test_the_version_and_the_recipes_are_listed(capsys):
     assert call("--version") == 0
     assert re.fullmatch(r"medalign \d+\.\d+\.\d+\n", capsys.readouterr().out)
     assert call("recipes") == 0
-    assert capsys.readouterr().out.split() == ["lvm_med/resnet50", "lvm_med/tiny_cpu", "lvm_med/vit_b16"]
+    assert capsys.readouterr().out.split() == [
+        "few_shot/small_sets",
+        "lvm_med/resnet50",
+        "lvm_med/tiny_cpu",
+        "lvm_med/vit_b16",
+    ]
 
 
 def test_help_names_every_command(capsys):
