@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from medalign.few_shot import open_comparison
 from medalign.recipe import open_recipe, shipped
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,11 +91,16 @@ def test_every_module_imports_without_the_extras_and_the_front_holds_functions()
     assert int(done.stdout) == len(MODULES) > 80
 
 
-@pytest.mark.parametrize("name", shipped())
+@pytest.mark.parametrize("name", [name for name in shipped() if name.startswith("lvm_med/")])
 def test_every_shipped_recipe_builds(name):
     recipe, _ = open_recipe(name, ["data.corpus=corpora/any"])
     assert recipe.train.global_batch % recipe.train.micro_batch == 0
     assert recipe.objective.graph_size == 16
+
+
+@pytest.mark.parametrize("name", [name for name in shipped() if name.startswith("few_shot/")])
+def test_every_shipped_comparison_builds(name):
+    assert open_comparison(name).primary.shots in open_comparison(name).shots
 
 
 def test_the_shipped_recipes_are_these():
