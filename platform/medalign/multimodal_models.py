@@ -6,7 +6,17 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from medalign.byte_language_model import BYTES, byte_language_model
 from medalign.errors import UserError
+from medalign.multimodal_tokens import (
+    IMAGE,
+    PACKAGED_LANGUAGE,
+    add_tokens,
+    cannot_open,
+    markers_of,
+    open_tokenizer,
+    slot_of,
+)
 from medalign.packaged_language_model import packaged_language_model
 from medalign.vision_towers import NORMALISATION, open_tower
 
@@ -15,19 +25,7 @@ if TYPE_CHECKING:
     from medalign_core.models.multimodal.settings import Llava
 
 MULTIMODAL = {"llava": "medalign_core.models.multimodal.settings:Llava"}
-PACKAGED_LANGUAGE = "smollm2_135m"
-IMAGE, START, END, PADDING = "<image>", "<im_start>", "<im_end>", "[PAD]"
 PREPROCESSOR = "preprocessor_config.json"
-V0_SYSTEM = (
-    "A chat between a curious human and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the human's questions."
-)
-V0_TEMPLATE = (
-    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] }}{% set rest = messages[1:] %}"
-    "{% else %}" + V0_SYSTEM + "{% set rest = messages %}{% endif %}{{ '\\n\\n' }}"
-    "{% for message in rest %}{{ '### ' + ('Human' if message['role'] == 'user' else 'Assistant') + ': ' "
-    "+ message['content'] + '\\n' }}{% endfor %}{{ '### Assistant:' if add_generation_prompt else '### ' }}"
-)
 
 
 class Opened(NamedTuple):
@@ -96,28 +94,33 @@ def save_multimodal(opened: Opened, folder: str | Path) -> None:
 
 
 def _open_parts(settings: Llava) -> Opened:
-    from transformers import AutoModelForCausalLM
-
     from medalign_core.models.multimodal.assembling import assemble
 
-    source = str(packaged_language_model()) if settings.language == PACKAGED_LANGUAGE else settings.language
-    tokenizer = _open_tokenizer("language", source, settings)
-    causal = _load(
-        AutoModelForCausalLM, "language", source, dtype=settings.dtype, attn_implementation=settings.attention
-    )
+    tokenizer = open_tokenizer("language", settings.language, settings)
+    causal = _open_language(settings)
     known = len(tokenizer)
-    _add_tokens(tokenizer)
+    add_tokens(tokenizer)
     _grow(causal, known=known, wanted=len(tokenizer))
     tower = open_tower(settings.vision, dtype=settings.dtype)
     network = assemble(tower.network, causal, settings, image_token=tokenizer.convert_tokens_to_ids(IMAGE))
     return _opened(network, tokenizer, settings, (tower.mean, tower.std))
 
 
+def _open_language(settings: Llava) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    if settings.language == BYTES:
+        return byte_language_model(dtype=settings.dtype, attention=settings.attention)
+    source = str(packaged_language_model()) if settings.language == PACKAGED_LANGUAGE else settings.language
+    options = {"dtype": settings.dtype, "attn_implementation": settings.attention}
+    return _load(AutoModelForCausalLM, "language", source, **options)
+
+
 def _open_whole(settings: Llava) -> Opened:
     from transformers import AutoModelForImageTextToText
 
     source = str(settings.source)
-    tokenizer = _open_tokenizer("source", source, settings)
+    tokenizer = open_tokenizer("source", source, settings)
     # of the language model alone: the tower keeps its own
     attention = {"text_config": settings.attention}
     network = _load(AutoModelForImageTextToText, "source", source, dtype=settings.dtype, attn_implementation=attention)
@@ -127,31 +130,10 @@ def _open_whole(settings: Llava) -> Opened:
 
 
 def _opened(network: Any, tokenizer: Any, settings: Llava, normalisation: tuple[Any, Any]) -> Opened:
-    vocabulary = tokenizer.get_vocab()
     image = tokenizer.convert_ids_to_tokens(network.config.image_token_id)
-    is_marked = START in vocabulary and END in vocabulary
-    markers = (vocabulary[START], vocabulary[END]) if is_marked else ()
     mean, std = normalisation
-    model = settings.build(network, markers=markers, mean=mean, std=std)
-    slot = image * model.image_tokens
-    return Opened(model, tokenizer, f"{START}{slot}{END}" if is_marked else slot)
-
-
-def _open_tokenizer(key: str, source: str, settings: Llava) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _cannot_open(key, source, error) from error
-    if settings.chat == "v0":
-        tokenizer.chat_template = V0_TEMPLATE
-    if not tokenizer.chat_template:
-        raise UserError(
-            f"model.{key} = {source}: its tokenizer has no chat template; set model.chat: v0 for LLaVA-Med's, "
-            "or take an instruction-tuned model."
-        )
-    return tokenizer
+    model = settings.build(network, markers=markers_of(tokenizer), mean=mean, std=std)
+    return Opened(model, tokenizer, slot_of(tokenizer, image, model.image_tokens))
 
 
 def _load(kind: Any, key: str, source: str, **options: Any) -> Any:
@@ -163,21 +145,11 @@ def _load(kind: Any, key: str, source: str, **options: Any) -> Any:
             source, trust_remote_code=False, use_safetensors=True, output_loading_info=True, **options
         )
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
-        raise _cannot_open(key, source, error) from error
+        raise cannot_open(key, source, error) from error
     wrong = sorted(map(str, (*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"])))
     if wrong:
         raise UserError(f"model.{key} = {source}: {len(wrong)} weights do not fit its config, {wrong[0]} among them.")
     return model
-
-
-def _add_tokens(tokenizer: Any) -> None:
-    """Add the image's tokens, and padding where there is none; tokens it has keep their ids."""
-    from tokenizers import AddedToken
-
-    new = [AddedToken(text, special=True, normalized=False) for text in (IMAGE, START, END)]
-    tokenizer.add_tokens(new, special_tokens=True)
-    if tokenizer.pad_token is None:
-        tokenizer.add_special_tokens({"pad_token": PADDING})
 
 
 def _grow(causal: Any, *, known: int, wanted: int) -> None:
@@ -202,8 +174,3 @@ def _saved_normalisation(source: str, network: Any) -> tuple[Any, Any]:
         if kind not in NORMALISATION:
             raise UserError(f"model.source = {source}: no {PREPROCESSOR} with image_mean and image_std.") from error
         return NORMALISATION[kind]
-
-
-def _cannot_open(key: str, source: str, error: Exception) -> UserError:
-    cause = " ".join(str(error).split())[:160]
-    return UserError(f"model.{key} = {source}: not a transformers directory or hub id that can be opened ({cause}).")

@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerFast
 from medalign.data import chat
 from medalign.data.dialogue import ask
 from medalign.errors import CorpusError
-from medalign.multimodal_models import V0_TEMPLATE
+from medalign.multimodal_tokens import V0_TEMPLATE
 
 
 def learnt(tokens: chat.Tokens, tokenizer: PreTrainedTokenizerFast) -> list[str]:

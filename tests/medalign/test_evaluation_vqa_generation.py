@@ -44,7 +44,7 @@ from medalign.evaluation.vqa.result import load
 from medalign.evaluation.vqa.settings import VqaSettings
 from medalign.evaluation.vqa.task import evaluate_model, rescore
 from medalign.language_models import Endpoint
-from medalign.multimodal_models import V0_TEMPLATE
+from medalign.multimodal_tokens import V0_TEMPLATE
 
 PROMPTS = ["Is the heart enlarged?\n<image>", "And?\n<image>", "Is the heart normal, or is there a nodule?\n<image>"]
 

@@ -51,7 +51,7 @@ class Llava:
         vision: a local directory or hub id of a CLIP, SigLIP or ViT tower (the image half of a CLIP is enough), or
             "efficientnet_lite0", which comes with a package.
         language: a local directory or hub id of any transformers causal language model with a chat template, or
-            "smollm2_135m", which comes with a package.
+            "smollm2_135m", which comes with a package, or "tiny_bytes", random weights that read bytes, for trials.
         projector: "mlp2x_gelu", two linear maps with a GELU between (LLaVA-1.5), or "linear" (LLaVA, LLaVA-Med 1.0).
         dense: dense channel integration: the means of the first and of the second half of the tower's layers stand
             beside the tap on the channels (Yao et al. 2024, "DCI").
@@ -74,6 +74,10 @@ class Llava:
             texts from each other, "flash_attention_2" has a kernel of its own on a GPU.
         chat: "own" takes the tokenizer's chat template; "v0" is LLaVA-Med's "### Human: ... ### Assistant: ...", for
             language models without one, such as LLaMA.
+        learn: which tokens of a conversation are targets. "assistant": what the assistant says, and what stops it.
+            "published": with chat "v0", what LLaVA-Med's code leaves unmasked, some markers besides.
+        max_length: the most tokens of a conversation, the image's among them, and of an answer alone; what is beyond
+            is cut.
         dtype: the floating type that weights are opened in.
         lora: low-rank updates in stages 2 and "vqa" in place of the whole language model; None trains all of it.
         mean: subtracted from each of R, G, B in [0, 1]; None takes the tower's own.
@@ -93,6 +97,8 @@ class Llava:
     activation_checkpointing: bool = False
     attention: Literal["sdpa", "eager", "flex_attention", "flash_attention_2", "medalign_varlen"] = "medalign_varlen"
     chat: Literal["own", "v0"] = "own"
+    learn: Literal["assistant", "published"] = "assistant"
+    max_length: int = 2048
     dtype: Literal["float32", "bfloat16"] = "float32"
     lora: LoRA | None = None
     mean: tuple[float, float, float] | None = None
@@ -101,6 +107,10 @@ class Llava:
     def __post_init__(self) -> None:
         if self.loss_chunks < 1:
             raise ValueError(f"loss_chunks must be >= 1, got {self.loss_chunks}.")
+        if self.max_length < 2:
+            raise ValueError(f"max_length must be >= 2 tokens, got {self.max_length}.")
+        if self.learn == "published" and self.chat != "v0":
+            raise ValueError(f"learn 'published' is defined for chat 'v0' alone, got {self.chat!r}.")
         if self.stage not in (1, 2, "vqa"):
             raise ValueError(f"stage must be 1, 2 or 'vqa', got {self.stage!r}.")
         if self.pooling == "with_padding" and self.text_nodes != "separate":
