@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from medalign import config
 from medalign.errors import UserError
+from medalign_core.models.multimodal.settings import Llava
 
 if TYPE_CHECKING:
     import torch
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 MODELS = {
     "resnet": "medalign_core.models.settings:ResNet",
     "vit": "medalign_core.models.settings:ViT",
+    "llava": "medalign_core.models.multimodal.settings:Llava",
 }
 
 
@@ -38,10 +40,11 @@ def build_encoder(settings: Any, *, seed: int) -> ImageEncoder:
     """Return the encoder that training starts from: from `settings.source`, else weights drawn from the seed.
 
     Raises:
-        UserError: the source cannot be opened.
+        UserError: the source cannot be opened, or the model is a multimodal one.
     """
     from medalign_core.ops.draws import draw_seed
 
+    _check_encoder(settings)
     if settings.source:
         return settings.build(open_backbone(settings.source))
     return _seeded(settings, draw_seed(seed, "model"))
@@ -55,6 +58,7 @@ def random_encoder(recipe: Mapping[str, Any], seed: int) -> ImageEncoder:
     from medalign_core.ops.draws import draw_seed
 
     settings = model_settings(recipe)
+    _check_encoder(settings)
     if not settings.source:
         return _seeded(settings, draw_seed(seed, "model"))
     with torch.random.fork_rng(devices=[]):
@@ -79,6 +83,13 @@ def open_backbone(source: str) -> torch.nn.Module:
         where = "directory" if os.path.isdir(source) else "directory (or hub id, with a network)"
         cause = " ".join(str(error).split())[:160]
         raise UserError(f"model.source = {source}: not a transformers {where} that can be opened ({cause}).") from error
+
+
+def _check_encoder(settings: Any) -> None:
+    if isinstance(settings, Llava):
+        raise UserError(
+            "a multimodal model has no image encoder of its own to open; `medalign evaluate` asks it questions."
+        )
 
 
 def _seeded(settings: Any, seed: int) -> ImageEncoder:

@@ -7,14 +7,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from medalign.data import manifest
-from medalign.data.batches import BatchStream
+from medalign.data.batches import BatchStream, BlockDecoder
+from medalign.data.chat_decode import TEXTS, ChatDecoder, Text
 from medalign.data.mixture import Mixture
 from medalign.data.order import Order
 from medalign.data.quarantine import Holes
 from medalign.data.reader import RowSource
 from medalign.data.settings import Data
-from medalign.errors import PlanError
+from medalign.errors import CorpusError, PlanError
 from medalign.training.settings import Train
+from medalign_core.models.multimodal.settings import Llava
 from medalign_core.ops.draws import draw_seed
 
 
@@ -63,11 +65,11 @@ class RunPlan:
         return {name: value for name, value in values.items() if value is not None}
 
 
-def plan_run(*, seed: int, data: Data, train: Train, objective: Any) -> RunPlan:
-    """Resolve a recipe's parts against its corpus.
+def plan_run(*, seed: int, data: Data, train: Train, objective: Any, model: Any = None) -> RunPlan:
+    """Resolve a recipe's parts against its corpus; no weight is opened.
 
     Raises:
-        CorpusError: no corpus, or no images of a split.
+        CorpusError: no corpus, no images of a split, or a corpus without conversations for a model that reads them.
         PlanError: the corpus is too small for a step, or for a validation micro-batch.
     """
     splits = tuple(dict.fromkeys(("train", *data.allow_splits)))
@@ -83,7 +85,7 @@ def plan_run(*, seed: int, data: Data, train: Train, objective: Any) -> RunPlan:
         mixture=mixture,
     )
     total = train.steps or (train.epochs or 0) * order.steps_per_epoch
-    stream = BatchStream(order, source, data, max(1, train.workers))
+    stream = BatchStream(order, source, data, max(1, train.workers), decoder_of(model, objective, data))
     validation, batches = _validation(stream, train, objective) if train.validate_every else (None, 0)
     graph_size = getattr(objective, "graph_size", None)
     return RunPlan(
@@ -94,6 +96,25 @@ def plan_run(*, seed: int, data: Data, train: Train, objective: Any) -> RunPlan:
         graphs_per_step=train.global_batch // graph_size if graph_size else None,
         contents=_contents(data, splits, (train.validation_split,) if train.validate_every else ()),
     )
+
+
+def decoder_of(model: Any, objective: Any, data: Data) -> BlockDecoder | None:
+    """Return what decodes rows for a model: conversations for a multimodal one, else None, which is views of images.
+
+    Raises:
+        CorpusError: a multimodal model and a corpus without conversations.
+    """
+    if not isinstance(model, Llava):
+        return None
+    for part in data.parts:
+        if manifest.read(part.uri).task == "images":
+            raise CorpusError(
+                f"{part.uri}: a corpus of images without conversations; prepare one of format llava-med, vqa-rad or"
+                " another of words."
+            )
+    wanted = getattr(objective, "graphs", ()) if model.text_nodes != "in_context" else ()
+    texts: tuple[Text, ...] = tuple(name for name in TEXTS if name in wanted)
+    return ChatDecoder(model, data.image_size, texts)
 
 
 def _contents(data: Data, splits: tuple[str, ...], validation: tuple[str, ...]) -> dict[str, str]:
@@ -127,7 +148,9 @@ def _validation(stream: BatchStream, train: Train, objective: Any) -> tuple[Batc
         global_batch=size,
         mixture=None,
     )
-    return BatchStream(order, source, stream.data, 1), min(train.validation_batches, order.steps_per_epoch)
+    return BatchStream(order, source, stream.data, 1, stream.reads), min(
+        train.validation_batches, order.steps_per_epoch
+    )
 
 
 def _accepts(objective: Any, micro_batch: int) -> bool:

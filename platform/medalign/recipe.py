@@ -16,10 +16,20 @@ from medalign.tracking import Tracking
 from medalign.training.optimizers import AdamW
 from medalign.training.schedules import Cosine
 from medalign.training.settings import Train
+from medalign_core.models.multimodal.settings import Llava
+from medalign_core.objectives.info_nce.settings import InfoNCE
+from medalign_core.objectives.logra_med.settings import AlignedObjective, Autoregressive
+from medalign_core.objectives.lvm_med.settings import LVMMed
 
 OBJECTIVES = {
     "lvm_med": "medalign_core.objectives.lvm_med.settings:LVMMed",
     "info_nce": "medalign_core.objectives.info_nce.settings:InfoNCE",
+    "logra_med": "medalign_core.objectives.logra_med.settings:LoGraMed",
+    "autoregressive": "medalign_core.objectives.logra_med.settings:Autoregressive",
+    "chat_info_nce": "medalign_core.objectives.logra_med.baselines.info_nce:ChatInfoNCE",
+    "chat_siglip": "medalign_core.objectives.logra_med.baselines.siglip:ChatSigLIP",
+    "chat_transport": "medalign_core.objectives.logra_med.baselines.transport:ChatTransport",
+    "chat_vlap": "medalign_core.objectives.logra_med.baselines.vlap:ChatVLAP",
 }
 OPTIMIZERS = {
     "adam": "medalign.training.optimizers:Adam",
@@ -69,6 +79,7 @@ def open_recipe(name: str, overrides: Sequence[str] = ()) -> tuple[Recipe, Docum
     """
     document = config.load(str(find(name)), overrides)
     recipe = config.build(Recipe, document)
+    _check_fit(recipe, document)
     validate = getattr(recipe.objective, "validate", None)
     if validate:
         try:
@@ -76,6 +87,22 @@ def open_recipe(name: str, overrides: Sequence[str] = ()) -> tuple[Recipe, Docum
         except ValueError as error:
             raise document.error(("train", "micro_batch"), str(error), value=recipe.train.micro_batch) from error
     return recipe, document
+
+
+def _check_fit(recipe: Recipe, document: Document) -> None:
+    """Check that the objective reads what the model reads: conversations, or views of images."""
+    model, objective = recipe.model, recipe.objective
+    of_chats = isinstance(objective, Autoregressive | AlignedObjective)
+    if of_chats != isinstance(model, Llava) and (of_chats or isinstance(objective, LVMMed | InfoNCE)):
+        needed = (
+            "model.type: llava, which reads conversations" if of_chats else "an image encoder, not a model of words"
+        )
+        raise document.error(("objective", "type"), f"needs {needed}.")
+    if of_chats and model.text_nodes == "in_context" and "extended" in getattr(objective, "graphs", ()):
+        raise document.error(
+            ("objective", "graphs"),
+            "model.text_nodes: in_context gives no extended nodes; give graphs: [image, answer] or other text_nodes.",
+        )
 
 
 def find(name: str) -> Path:

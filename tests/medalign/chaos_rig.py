@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-WALL_CLOCK = {"images_per_second", "data_wait", "seconds"}
+WALL_CLOCK = {"images_per_second", "data_wait", "seconds", "solver_seconds"}
 STEPS, EPOCH_STEPS, MICRO_BATCHES = 24, 4, 3
 LIMIT_S = 240
 NO_THREADS = {"OMP_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}  # pyarrow's jemalloc has one

@@ -1,4 +1,6 @@
-"""Micro-batches: rows of a window become blocks, blocks become views, views become an ImageBatch. Pure: no Ray.
+"""Micro-batches: rows of a window become blocks, blocks become arrays, arrays become a batch. Pure: no Ray.
+
+What a row is made of, views of an image or a conversation about one, is the decoder's to know.
 
 Blocks are tables of exactly `micro_batch` rows; every row carries its micro-batch's place, so that whoever receives
 a block can tell whether it is the one due.
@@ -10,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -23,9 +25,31 @@ from medalign.data.settings import Data
 from medalign.errors import OrderError
 
 if TYPE_CHECKING:
-    from medalign_core.types import ImageBatch
+    from medalign_core.types import DrawKey
 
 Arrays = dict[str, np.ndarray]
+Batch = Any  # an ImageBatch or a ChatBatch: what the run's model reads
+
+
+class BlockDecoder(Protocol):
+    """What decodes a block and makes its batch: small and picklable, it knows neither order nor corpus.
+
+    Its arrays have one entry per row, among them id, row, label, step, index, valid and reason.
+    """
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The corpus's columns that are read, `id` and `label` among them."""
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one decoded row, about."""
+
+    def __call__(self, block: pa.Table) -> Arrays:
+        """Return a block's arrays; a row that cannot be decoded becomes a hole, the others keep their place."""
+
+    def collate(self, arrays: Arrays, *, key: DrawKey, weight: float) -> Batch:
+        """Return the batch of decoded arrays."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +61,19 @@ class BatchStream:
         source: where they are.
         data: how they become views.
         world: the number of workers that the slots are dealt to.
+        reads: what decodes them; None for views of images, as `data` has them.
     """
 
     order: Order
     source: RowSource
     data: Data
     world: int
+    reads: BlockDecoder | None = None
 
     @property
-    def decoder(self) -> Decoder:
-        """What decodes a block: it knows neither order nor corpus, so it travels light."""
-        return Decoder(seed=self.order.seed, size=self.data.image_size, views=self.data.views)
+    def decoder(self) -> BlockDecoder:
+        """What decodes a block."""
+        return self.reads or Decoder(seed=self.order.seed, size=self.data.image_size, views=self.data.views)
 
     def read_window(self, window: Window, *, together: int = 1) -> Iterator[pa.Table]:
         """Yield a window's slots in the order they are dealt, `together` a block; padding has rows -1."""
@@ -58,11 +84,11 @@ class BatchStream:
         places = np.concatenate([self._places(window, step, slot) for step, slot in slots])
         is_there = places >= 0
         rows, epochs = (np.where(is_there, of_window[places], -1) for of_window in self._samples(window))
-        table = self.source.take(rows, ("id", "image", "label"))
+        columns = self.decoder.columns
+        table = self.source.take(rows, columns)
         whole = pa.table(
             {
-                "id": table["id"],
-                "image": table["image"],
+                **{name: table[name] for name in columns},
                 "row": rows,
                 "label": np.where(is_there, self.source.label_index(table["label"]), -1),
                 "step": np.repeat([step for step, _ in slots], size),
@@ -86,16 +112,14 @@ class BatchStream:
         first = (step - window.start) * self.order.global_batch + slot.index * size
         return np.arange(first, first + size)
 
-    def batch(self, arrays: Arrays, due: Slot, holes: Holes | None = None) -> ImageBatch:
-        """Return the ImageBatch of decoded arrays; its holes are written down first.
+    def batch(self, arrays: Arrays, due: Slot, holes: Holes | None = None) -> Batch:
+        """Return the batch of decoded arrays; its holes are written down first.
 
         Raises:
             OrderError: it is not the micro-batch that is due.
             QuarantineError: more bad rows than the budget allows.
         """
-        import torch
-
-        from medalign_core.types import DrawKey, ImageBatch
+        from medalign_core.types import DrawKey
 
         seen = (int(arrays["step"][0]), int(arrays["index"][0]))
         if seen != (due.step, due.index) or len(arrays["row"]) != self.order.micro_batch:
@@ -105,23 +129,15 @@ class BatchStream:
             )
         if holes is not None and not due.padding and not arrays["valid"].all():
             holes.see(arrays, step=due.step)
-        return ImageBatch(
-            images=torch.from_numpy(np.array(arrays["images"])),
-            boxes=torch.from_numpy(np.array(arrays["boxes"], dtype=np.float32)),
-            flipped=torch.from_numpy(np.array(arrays["flipped"])),
-            valid=torch.from_numpy(np.array(arrays["valid"])),
-            labels=torch.from_numpy(np.array(arrays["label"])),
-            ids=torch.from_numpy(np.array(arrays["row"])),
-            key=DrawKey(self.order.seed, due.step, due.index),
-            weight=0.0 if due.padding else 1.0,
-        )
+        key = DrawKey(self.order.seed, due.step, due.index)
+        return self.decoder.collate(arrays, key=key, weight=0.0 if due.padding else 1.0)
 
     def due(self, rank: int, *, start: int, stop: int) -> Iterator[Slot]:
         """Yield the slots of one rank for the steps [start, stop), in order."""
         for step in range(start, stop):
             yield from self.order.slots(step, self.world)[rank :: self.world]
 
-    def plain(self, rank: int, *, start: int, stop: int, holes: Holes | None = None) -> Iterator[ImageBatch]:
+    def plain(self, rank: int, *, start: int, stop: int, holes: Holes | None = None) -> Iterator[Batch]:
         """Yield one rank's micro-batches without Ray: the oracle of the stream, and what in-process training uses."""
         due = self.due(rank, start=start, stop=stop)
         decode: Callable[[pa.Table], Arrays] = self.decoder

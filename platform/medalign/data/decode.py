@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,9 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps, UnidentifiedImageErr
 from medalign.data import images
 from medalign.data.settings import Views
 from medalign_core.ops.draws import draw_seed
+
+if TYPE_CHECKING:
+    from medalign_core.types import DrawKey, ImageBatch
 
 FORMATS = ("PNG", "JPEG")
 VIEWS = 2
@@ -43,6 +46,16 @@ class Decoder:
     seed: int
     size: int
     views: Views
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The corpus's columns that are read."""
+        return ("id", "image", "label")
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one decoded row."""
+        return VIEWS * 3 * self.size**2
 
     def __call__(self, block: pa.Table) -> dict[str, np.ndarray]:
         """Return a block's views; a row that cannot be decoded becomes a hole, the others keep their place.
@@ -74,7 +87,24 @@ class Decoder:
             pixels[~valid] = pixels[np.argmax(valid)]
         known = {name: block[name].to_numpy() for name in ("row", "label", "step", "index")}
         views = {"images": pixels, "boxes": boxes, "flipped": flipped, "valid": valid}
-        return {**views, **known, **_text(id=block["id"].to_pylist(), reason=reasons)}
+        return {**views, **known, **text_columns(id=block["id"].to_pylist(), reason=reasons)}
+
+    def collate(self, arrays: dict[str, np.ndarray], *, key: DrawKey, weight: float) -> ImageBatch:
+        """Return the ImageBatch of decoded arrays."""
+        import torch
+
+        from medalign_core.types import ImageBatch
+
+        return ImageBatch(
+            images=torch.from_numpy(np.array(arrays["images"])),
+            boxes=torch.from_numpy(np.array(arrays["boxes"], dtype=np.float32)),
+            flipped=torch.from_numpy(np.array(arrays["flipped"])),
+            valid=torch.from_numpy(np.array(arrays["valid"])),
+            labels=torch.from_numpy(np.array(arrays["label"])),
+            ids=torch.from_numpy(np.array(arrays["row"])),
+            key=key,
+            weight=weight,
+        )
 
 
 def open_image(data: bytes | pa.Buffer) -> Image.Image:
@@ -144,6 +174,11 @@ def augment(image: Image.Image, size: int, settings: Views, *, key: tuple[int | 
     return View(_pixels(view), box, flipped)
 
 
+def text_columns(**columns: Sequence[str | None]) -> dict[str, np.ndarray]:
+    """Return columns of text as arrays of objects, which become plain string columns of a block."""
+    return {name: np.array([value or "" for value in values], dtype=object) for name, values in columns.items()}
+
+
 def _crop(size: tuple[int, int], settings: Views, draw: np.random.Generator) -> tuple[int, int, int, int]:
     """Draw (left, top, width, height) in pixels; the whole image where ten tries do not fit."""
     full_width, full_height = size
@@ -181,8 +216,3 @@ def _turn_hue(view: Image.Image, share: float) -> Image.Image:
 
 def _pixels(image: Image.Image) -> np.ndarray:
     return np.ascontiguousarray(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1))
-
-
-def _text(**columns: Sequence[str | None]) -> dict[str, np.ndarray]:
-    """Return columns of text as arrays of objects, which become plain string columns of a block."""
-    return {name: np.array([value or "" for value in values], dtype=object) for name, values in columns.items()}

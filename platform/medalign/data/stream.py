@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,13 +22,9 @@ import ray.data
 from ray.data import DataContext, ExecutionOptions, TaskPoolStrategy
 
 from medalign import storage
-from medalign.data.batches import Arrays, BatchStream
-from medalign.data.decode import VIEWS
+from medalign.data.batches import Arrays, Batch, BatchStream
 from medalign.data.quarantine import Holes
 from medalign.errors import OrderError
-
-if TYPE_CHECKING:
-    from medalign_core.types import ImageBatch
 
 STATISTICS = "stream.txt"
 TASK_BYTES = 128 * 1024 * 1024
@@ -83,7 +79,7 @@ def unfold(row: pa.Table) -> pa.Table:
 
 
 def _alone(values: np.ndarray) -> np.ndarray:
-    """Return an array as the only row of a column: a tensor, or for text a list."""
+    """Return an array as the only row of a column: a tensor, or for text and ragged lists a list."""
     if values.dtype != object:
         return values[None]
     row = np.empty(1, dtype=object)
@@ -106,7 +102,7 @@ def _one_row_a_block() -> Iterator[None]:
 
 def _together(stream: BatchStream) -> int:
     """Return how many micro-batches one task decodes: as many as fill a block of Ray Data's usual size, at most 16."""
-    one = stream.order.micro_batch * VIEWS * 3 * stream.data.image_size**2
+    one = stream.order.micro_batch * stream.decoder.row_bytes
     return min(max(TASK_BYTES // one, 1), 16)
 
 
@@ -118,7 +114,7 @@ def _readers() -> int:
 
 def receive(
     shard: Any, stream: BatchStream, *, rank: int, start: int, stop: int, holes: Holes | None = None
-) -> Iterator[ImageBatch]:
+) -> Iterator[Batch]:
     """Yield one rank's micro-batches from its dataset shard, each checked against the slot that is due.
 
     Args:

@@ -106,7 +106,13 @@ def _settle(name: str, overrides: Sequence[str], *, allow_change: bool) -> tuple
         run=replace(recipe.run, uri=storage.absolute(recipe.run.uri)),
         data=_located(recipe.data),
     )
-    plan = plan_run(seed=settled.run.seed, data=settled.data, train=settled.train, objective=settled.objective)
+    plan = plan_run(
+        seed=settled.run.seed,
+        data=settled.data,
+        train=settled.train,
+        objective=settled.objective,
+        model=settled.model,
+    )
     uri, resolved = settled.run.uri, config.resolve(settled)
     notes = tuple(document.notes)
     if folder.check(uri, resolved, contents=plan.contents, allow_change=allow_change):  # before anything starts
@@ -159,9 +165,8 @@ def _on_ray(recipe: Recipe, plan: RunPlan, claim: Callable[[], bool], interrupts
 def _in_process(recipe: Recipe, plan: RunPlan, claim: Callable[[], bool], interrupts: Interrupts) -> dict[str, Any]:
     from medalign.launch.worker import work
     from medalign.training.session import ProcessSession, process_group
-    from medalign_core.types import ImageBatch
 
-    def batches(start: int) -> Iterator[ImageBatch]:
+    def batches(start: int) -> Iterator[Any]:
         return plan.stream.plain(0, start=start, stop=plan.total_steps, holes=plan.holes(recipe.run.uri))
 
     claim()

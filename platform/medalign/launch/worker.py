@@ -12,17 +12,20 @@ import torch
 
 from medalign import build, checkpoint, config, storage
 from medalign.checkpoint import TrainState
+from medalign.errors import PlanError
+from medalign.multimodal_models import open_multimodal
 from medalign.plan import RunPlan
 from medalign.recipe import Recipe
 from medalign.tracking import Trackers, open_trackers
 from medalign.training.contract import Session
 from medalign.training.loop import Loop, LoopPlan
+from medalign_core.models.multimodal.settings import Llava
+from medalign_core.objectives.logra_med.settings import INERT_ACCURACY, AlignedObjective
 from medalign_core.ops.draws import draw_seed
-from medalign_core.types import ImageBatch
 
 THUMBNAIL = 96
 
-Batches = Callable[[int], Iterator[ImageBatch]]
+Batches = Callable[[int], Iterator[Any]]
 
 
 def work(recipe: Recipe, plan: RunPlan, session: Session, batches: Batches, *, console: bool) -> dict[str, Any]:
@@ -76,6 +79,7 @@ def work(recipe: Recipe, plan: RunPlan, session: Session, batches: Batches, *, c
         log_every=recipe.tracking.log_every,
         learning_rate=lambda step: recipe.optimizer.learning_rate * recipe.schedule.factor(step, plan.total_steps),
         recipe=resolved,
+        inert_accuracy=INERT_ACCURACY if isinstance(recipe.objective, AlignedObjective) else None,
     )
     validation = validation_batches(plan)
     trackers = Trackers()
@@ -104,20 +108,32 @@ def work(recipe: Recipe, plan: RunPlan, session: Session, batches: Batches, *, c
 
 def build_module(recipe: Recipe) -> torch.nn.Module:
     """Return the objective's module, its weights drawn from the run's seed alone."""
-    encoder = build.build_encoder(recipe.model, seed=recipe.run.seed)
+    model = _multimodal(recipe) if isinstance(recipe.model, Llava) else _encoder(recipe)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(draw_seed(recipe.run.seed, "heads"))
-        return recipe.objective.build(encoder).train()
+        return recipe.objective.build(model).train()
 
 
-def validation_batches(plan: RunPlan) -> list[ImageBatch]:
+def _encoder(recipe: Recipe) -> torch.nn.Module:
+    return build.build_encoder(recipe.model, seed=recipe.run.seed)
+
+
+def _multimodal(recipe: Recipe) -> torch.nn.Module:
+    model = open_multimodal(recipe.model, seed=recipe.run.seed).model
+    size = model.network.config.vision_config.image_size
+    if recipe.data.image_size != size:
+        raise PlanError(f"data.image_size={recipe.data.image_size}, but the model's tower reads {size} px; write that.")
+    return model
+
+
+def validation_batches(plan: RunPlan) -> list[Any]:
     """Return the validation micro-batches, the same at every validation and on every rank."""
     if plan.validation is None:
         return []
     return list(plan.validation.plain(0, start=0, stop=plan.validation_batches))
 
 
-def _draw_matching(recipe: Recipe, module: torch.nn.Module, batches: list[ImageBatch], *, is_first: bool) -> None:
+def _draw_matching(recipe: Recipe, module: torch.nn.Module, batches: list[Any], *, is_first: bool) -> None:
     """Leave the first validation graph and its matching for the report; objectives without graphs leave nothing."""
     match = getattr(module, "match", None)
     if match is None or not batches:

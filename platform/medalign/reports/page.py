@@ -18,6 +18,7 @@ from medalign.reports.curves import curves
 from medalign.reports.matching import draw_affinity, draw_matching
 from medalign.reports.probe_table import tabulate
 from medalign.reports.run_files import RunFiles, read
+from medalign.tracking.events import sentence
 
 FILE_NAME = "report.html"
 
@@ -108,6 +109,8 @@ def _warnings(run: RunFiles) -> list[str]:
     if allowed := run.get("data.allow_splits"):
         names = ", ".join(map(str, allowed)) if isinstance(allowed, list | tuple) else str(allowed)
         found.append(f"This run was allowed to train on other splits ({names}): its scores on them prove nothing.")
+    told = (sentence(name, value) for event in run.events for name, value in event.items())
+    found += [f"{said[0].upper()}{said[1:]}" for said in told if said]
     if skipped := max(_numbers(run.train, "skipped"), default=0):  # a running count
         found.append(f"Optimizer steps skipped because of a loss or gradient that was not finite: {skipped:,.0f}.")
     if holes := _holes(run):

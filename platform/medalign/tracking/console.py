@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column
 
 from medalign.tracking import Kind
+from medalign.tracking.events import sentence
 
 VALIDATION = ("loss", "hamming", "matching_accuracy", "embedding_std")
 
@@ -37,7 +38,10 @@ class Console:
 
     def log(self, step: int, values: Mapping[str, float], *, kind: Kind = "train") -> None:
         """Show the numbers of a step."""
-        if kind != "train":
+        told = [said for name, value in values.items() if kind == "event" and (said := sentence(name, value))]
+        if told:
+            self._print(f"step {step}/{self._total}: warning: {' '.join(told)}")
+        elif kind != "train":
             wanted = VALIDATION if kind == "validation" else values
             chosen = {name: values[name] for name in wanted if name in values} or values
             shown = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in chosen.items())

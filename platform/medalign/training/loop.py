@@ -17,9 +17,9 @@ from medalign.tracking import Trackers
 from medalign.training.averages import Averages
 from medalign.training.clock import Clock
 from medalign.training.contract import Reason, Session, TrainingEngine
+from medalign.training.first_step import FirstStep
 from medalign.training.settings import Train
 from medalign_core.ops.draws import draw_seed
-from medalign_core.types import ImageBatch
 
 ABANDON_S = 5.0  # that a checkpoint on its way has left when an error ends the run
 TORN = ("gloo", "Connection closed by peer", "Connection reset by peer", "NCCL", "ProcessGroup")
@@ -37,6 +37,7 @@ class LoopPlan:
         log_every: steps that one line of figures averages.
         learning_rate: the rate of a step, counted from 0.
         recipe: the resolved recipe, kept in each checkpoint.
+        inert_accuracy: a matching accuracy above it at the first step is warned of; None where nothing is aligned.
     """
 
     run: str
@@ -46,6 +47,7 @@ class LoopPlan:
     log_every: int
     learning_rate: Callable[[int], float]
     recipe: Mapping[str, Any]
+    inert_accuracy: float | None = None
 
     @property
     def micro_batches(self) -> int:
@@ -69,6 +71,7 @@ class Loop:
     def __init__(self, engine: TrainingEngine, session: Session, plan: LoopPlan, *, trackers: Trackers) -> None:
         self._engine, self._session, self._plan, self._trackers = engine, session, plan, trackers
         self._averages = Averages(engine.device)
+        self._first = FirstStep(engine.device, plan.inert_accuracy)
         self._last: dict[str, dict[str, float]] = {}
         self._rates: dict[str, float] = {}
         self._saved_step = -1
@@ -77,7 +80,7 @@ class Loop:
         settings = plan.settings
         self._saver = Saver(plan.run, engine, keep=settings.keep_last, deadline=settings.upload_deadline)
 
-    def run(self, batches: Iterable[ImageBatch], state: TrainState, validation: list[ImageBatch]) -> LoopResult:
+    def run(self, batches: Iterable[Any], state: TrainState, validation: list[Any]) -> LoopResult:
         """Train. `batches` are this rank's micro-batches from `state.step` on, padding included.
 
         Raises:
@@ -97,7 +100,7 @@ class Loop:
         finished = state.step == self._plan.total_steps
         return LoopResult(state=state, finished=finished, reason=self._reason, last=self._last)
 
-    def _train(self, arriving: Iterator[ImageBatch], state: TrainState, validation: list[ImageBatch]) -> TrainState:
+    def _train(self, arriving: Iterator[Any], state: TrainState, validation: list[Any]) -> TrainState:
         settings, total = self._plan.settings, self._plan.total_steps
         self._saved_step = state.step
         self._averages.load(state.averages, is_first=self._session.rank == 0)
@@ -106,6 +109,8 @@ class Loop:
             self._saver.check()
             with self._clock.step(), self._place(state.step):
                 state = self._step(arriving, state)
+            if state.step == 1 and (told := self._first.judge()):
+                self._trackers.log(state.step, told, kind="event")
             is_last = state.step == total
             if state.step % self._plan.log_every == 0 or is_last:
                 self._log(state)
@@ -123,7 +128,7 @@ class Loop:
             return int(step < total)
         return total // every - step // every + bool(total % every)
 
-    def _step(self, arriving: Iterator[ImageBatch], state: TrainState) -> TrainState:
+    def _step(self, arriving: Iterator[Any], state: TrainState) -> TrainState:
         """Compute this rank's micro-batches of a step, take the step, and return the state after it."""
         world, count = self._session.world, self._plan.micro_batches
         turns = -(-count // world)
@@ -136,13 +141,15 @@ class Loop:
                 self._clock.saw(len(batch.valid))
             # every rank runs the same turns; together they give the mean over the step's micro-batches
             self._engine.backward(loss * (batch.weight * turns * world / count))
+            if state.step == 0:
+                self._first.see(batch.weight, stats)
             self._averages.add(batch.weight, {"loss": loss.detach(), **stats, "holes": (~batch.valid).sum()})
         rate = self._plan.learning_rate(state.step)
         outcome = self._engine.step(rate)
         self._rates = {"learning_rate": rate, "gradient_norm": outcome.gradient_norm}
         return self._account(replace(state, step=state.step + 1), outcome.applied)
 
-    def _next(self, arriving: Iterator[ImageBatch], step: int) -> ImageBatch:
+    def _next(self, arriving: Iterator[Any], step: int) -> Any:
         with self._clock.waiting():
             batch = next(arriving, None)
         if batch is None or batch.key.step != step:
@@ -174,7 +181,7 @@ class Loop:
         self._trackers.log(state.step, values)
 
     @torch.no_grad()
-    def _validate(self, state: TrainState, validation: list[ImageBatch]) -> TrainState:
+    def _validate(self, state: TrainState, validation: list[Any]) -> TrainState:
         """Score the validation batches, dealt to the ranks; every rank runs as many forwards as any other."""
         world, rank = self._session.world, self._session.rank
         averages = Averages(self._engine.device)
