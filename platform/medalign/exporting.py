@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from medalign import storage
-from medalign.checkpoint.trained_chat import is_chat_run, open_trained
+from medalign.checkpoint.trained_chat import is_chat_run, open_chat_model
 from medalign.checkpoint.trained_encoder import open_encoder
 from medalign.errors import StorageError
 from medalign.evaluation.source import PREPROCESSOR, image_size
@@ -51,7 +51,7 @@ def export(run: str, to: str, *, checkpoint: Literal["best", "latest"] = "best")
     """
     _check_empty(to)
     if is_chat_run(run):
-        return write_multimodal(open_trained(run, checkpoint=checkpoint), to)
+        return write_multimodal(open_chat_model(run, checkpoint=checkpoint), to)
     encoder = open_encoder(run, checkpoint=checkpoint)
     return write_encoder(encoder, to, size=image_size(run))
 

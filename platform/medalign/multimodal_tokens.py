@@ -12,7 +12,7 @@ from medalign.packaged_language_model import packaged_language_model
 if TYPE_CHECKING:
     from medalign_core.models.multimodal.settings import Llava
 
-PACKAGED_LANGUAGE = "smollm2_135m"
+PACKAGED_LANGUAGE, PACKAGED_VISION = "smollm2_135m", "efficientnet_lite0"
 IMAGE, START, END, PADDING = "<image>", "<im_start>", "<im_end>", "[PAD]"
 V0_SYSTEM = (
     "A chat between a curious human and an artificial intelligence assistant. "
@@ -49,7 +49,7 @@ def open_words(settings: Llava) -> Words:
     Raises:
         UserError: a source cannot be opened, a package is missing, or there is no chat template.
     """
-    from medalign_core.models.multimodal.architecture import image_tokens
+    from medalign_core.models.multimodal.configurations import image_tokens
 
     if settings.source:
         config = _config("source", settings.source)
@@ -126,10 +126,9 @@ def _config(key: str, source: str) -> Any:
 
 
 def _tower_config(source: str) -> Any:
-    from medalign.vision_towers import PACKAGED
-    from medalign_core.models.multimodal.architecture import EfficientNetLite0Config
+    from medalign_core.models.multimodal.configurations import EfficientNetLite0Config
 
-    if source == PACKAGED:
+    if source == PACKAGED_VISION:
         return EfficientNetLite0Config()
     whole = _config("vision", source)
     return whole.vision_config if whole.model_type in ("clip", "siglip") else whole

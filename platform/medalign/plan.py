@@ -17,6 +17,7 @@ from medalign.data.settings import Data
 from medalign.errors import CorpusError, PlanError
 from medalign.training.settings import Train
 from medalign_core.models.multimodal.settings import Llava
+from medalign_core.objectives.logra_med.settings import LoGraMed
 from medalign_core.ops.draws import draw_seed
 
 
@@ -87,13 +88,12 @@ def plan_run(*, seed: int, data: Data, train: Train, objective: Any, model: Any 
     total = train.steps or (train.epochs or 0) * order.steps_per_epoch
     stream = BatchStream(order, source, data, max(1, train.workers), decoder_of(model, objective, data))
     validation, batches = _validation(stream, train, objective) if train.validate_every else (None, 0)
-    graph_size = getattr(objective, "graph_size", None)
     return RunPlan(
         stream=stream,
         validation=validation,
         validation_batches=batches,
         total_steps=total,
-        graphs_per_step=train.global_batch // graph_size if graph_size else None,
+        graphs_per_step=_graphs(objective, train),
         contents=_contents(data, splits, (train.validation_split,) if train.validate_every else ()),
     )
 
@@ -115,6 +115,14 @@ def decoder_of(model: Any, objective: Any, data: Data) -> BlockDecoder | None:
     wanted = getattr(objective, "graphs", ()) if model.text_nodes != "in_context" else ()
     texts: tuple[Text, ...] = tuple(name for name in TEXTS if name in wanted)
     return ChatDecoder(model, data.image_size, texts)
+
+
+def _graphs(objective: Any, train: Train) -> int | None:
+    """Return how many graphs a step has: parts of a micro-batch, or one of each of its node sets."""
+    if isinstance(objective, LoGraMed):
+        return len(objective.graphs) * train.global_batch // train.micro_batch
+    size = getattr(objective, "graph_size", None)
+    return train.global_batch // size if size else None
 
 
 def _contents(data: Data, splits: tuple[str, ...], validation: tuple[str, ...]) -> dict[str, str]:

@@ -20,10 +20,10 @@ from transformers import (
 from medalign_core.models.multimodal.architecture import (
     EfficientNetLite0Config,
     MedAlignLlavaForConditionalGeneration,
-    image_tokens,
     visual_features,
 )
 from medalign_core.models.multimodal.assembling import assemble
+from medalign_core.models.multimodal.configurations import image_tokens
 from medalign_core.models.multimodal.settings import Llava
 
 SMALL = {

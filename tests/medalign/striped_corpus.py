@@ -25,13 +25,20 @@ def striped_png(label: str, draw: np.random.Generator, size: int = 40) -> bytes:
     return sink.getvalue()
 
 
-def write_corpus(at: Path, splits: dict[str, int], change: Callable[[str, int, dict], None] | None = None) -> str:
+def write_corpus(
+    at: Path,
+    splits: dict[str, int],
+    change: Callable[[str, int, dict], None] | None = None,
+    *,
+    task: manifest.Task = "images",
+) -> str:
     """Write a corpus of striped images and return its URI; two rows in turn are of one group.
 
     Args:
         at: the folder.
         splits: the number of rows of each split; shards hold 20 of them in row groups of 8.
         change: may change a row, given its split and number, before it is written.
+        task: what the rows hold beside images; `change` gives them words.
     """
     found = {}
     for number, (split, count) in enumerate(splits.items()):
@@ -44,7 +51,7 @@ def write_corpus(at: Path, splits: dict[str, int], change: Callable[[str, int, d
             shards.write(
                 str(at),
                 shards.name(split, k // 20),
-                pa.Table.from_pylist(rows[k : k + 20], schema=manifest.COLUMNS),
+                pa.Table.from_pylist(rows[k : k + 20], schema=manifest.columns_of(task)),
                 row_group_rows=8,
             )
             for k in range(0, count, 20)
@@ -56,7 +63,9 @@ def write_corpus(at: Path, splits: dict[str, int], change: Callable[[str, int, d
             classes={name: labels.count(name) for name in sorted(set(labels))},
             shards=written,
         )
-    manifest.write(str(at), manifest.Manifest(name=at.name, splits=found, classes=CLASSES, fingerprint="f" * 64))
+    of_task = {"task": task, "schema": manifest.schema_of(task)}
+    made = manifest.Manifest(name=at.name, splits=found, classes=CLASSES, fingerprint="f" * 64, **of_task)
+    manifest.write(str(at), made)
     return str(at)
 
 

@@ -11,31 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     AutoModel,
     AutoModelForImageTextToText,
-    LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaModel,
     LlavaPreTrainedModel,
-    PreTrainedConfig,
     PreTrainedModel,
 )
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 
 import medalign_core.models.multimodal.varlen  # noqa: F401  # an implementation of attention a saved model may name
-from medalign_core.models.dual.efficientnet import STRIDE, WIDTH, EfficientNetLite0
-
-
-class EfficientNetLite0Config(PreTrainedConfig):
-    """What there is to say about an EfficientNet-Lite0 tower: its image size."""
-
-    model_type = "medalign_efficientnet_lite0"
-
-    def __init__(self, image_size: int = 224, **options: Any) -> None:
-        super().__init__(**options)
-        self.image_size = image_size
-        self.hidden_size = WIDTH
+from medalign_core.models.dual.efficientnet import EfficientNetLite0
+from medalign_core.models.multimodal.configurations import EfficientNetLite0Config, MedAlignLlavaConfig
 
 
 class EfficientNetLite0Tower(PreTrainedModel):
@@ -56,19 +43,6 @@ class EfficientNetLite0Tower(PreTrainedModel):
         """Return the (B, R S, 1280) cells of the last map as `last_hidden_state` and as the one of `hidden_states`."""
         cells = self.network(pixel_values).flatten(2).transpose(1, 2)
         return BaseModelOutput(last_hidden_state=cells, hidden_states=(cells,))
-
-
-class MedAlignLlavaConfig(LlavaConfig):
-    """transformers' LlavaConfig and what it cannot say.
-
-    Attributes:
-        projector_kind: "mlp2x_gelu" or "linear".
-        dense_channels: dense channel integration (see `visual_features`).
-    """
-
-    model_type = "medalign_llava"
-    projector_kind: str = "mlp2x_gelu"
-    dense_channels: bool = False
 
 
 class MedAlignLlavaModel(LlavaModel):
@@ -161,19 +135,11 @@ def embedding_name(decoder: Any) -> str:
     return next(f"{name}.weight" for name, module in decoder.named_modules() if module is embedding)
 
 
-def image_tokens(vision_config: PreTrainedConfig) -> int:
-    """Return M, how many tokens an image becomes."""
-    if vision_config.model_type == EfficientNetLite0Config.model_type:
-        return (-(-vision_config.image_size // STRIDE)) ** 2
-    return (vision_config.image_size // vision_config.patch_size) ** 2
-
-
 def _register() -> None:
     for config, model in (
         (EfficientNetLite0Config, EfficientNetLite0Tower),
         (MedAlignLlavaConfig, MedAlignLlavaModel),
     ):
-        AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoModel.register(config, model, exist_ok=True)
     AutoModelForImageTextToText.register(MedAlignLlavaConfig, MedAlignLlavaForConditionalGeneration, exist_ok=True)
 

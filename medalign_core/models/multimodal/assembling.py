@@ -8,12 +8,8 @@ import torch
 from torch import Tensor, nn
 from transformers import LlavaConfig, LlavaForConditionalGeneration, PreTrainedModel
 
-from medalign_core.models.multimodal.architecture import (
-    MedAlignLlavaConfig,
-    MedAlignLlavaForConditionalGeneration,
-    embedding_name,
-    image_tokens,
-)
+from medalign_core.models.multimodal.architecture import MedAlignLlavaForConditionalGeneration, embedding_name
+from medalign_core.models.multimodal.configurations import MedAlignLlavaConfig, image_tokens
 
 if TYPE_CHECKING:
     from medalign_core.models.multimodal.settings import Llava

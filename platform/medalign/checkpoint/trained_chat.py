@@ -29,7 +29,7 @@ def is_chat_run(run: str) -> bool:
     return storage.exists(where) and isinstance(build.model_settings(_recipe(run)), Llava)
 
 
-def open_trained(run: str, *, checkpoint: Literal["best", "latest"] = "best") -> Opened:
+def open_chat_model(run: str, *, checkpoint: Literal["best", "latest"] = "best") -> Opened:
     """Return a run's model with its trained weights.
 
     Args:
