@@ -11,14 +11,15 @@ from medalign.data.dialogue import YES_NO, ask
 
 SIZES = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 SIDE = 32
+COLOURS = ("red", "blue", "grey", "green", "brown")
 
 
 def write_corpus(at: Path, splits: dict[str, int], change: Callable[[str, int, dict], None] | None = None) -> str:
     """Write a corpus; each picture has two questions, one closed, and every other row an extended answer."""
 
     def with_words(split: str, i: int, row: dict) -> None:
-        open_, closed = f"stripes {row['label']}", "yes" if row["label"] == "down" else "no"
-        is_open = i % 2 == 0
+        is_open, colour = i % 2 == 0, COLOURS[i // 2 % len(COLOURS)]
+        open_, closed = f"{colour} stripes {row['label']}", "yes" if row["label"] == "down" else "no"
         question, answer = ("what is it?", open_) if is_open else ("do they run down?", closed)
         row["question"], row["answer"] = question, answer
         row["answer_type"] = "OPEN" if is_open else "CLOSED"
