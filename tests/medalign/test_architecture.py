@@ -104,4 +104,6 @@ def test_every_shipped_comparison_builds(name):
 
 
 def test_the_shipped_recipes_are_these():
-    assert shipped() == ["few_shot/small_sets", "lvm_med/resnet50", "lvm_med/tiny_cpu", "lvm_med/vit_b16"]
+    of_logra_med = [f"logra_med/{name}" for name in ("stage1_llama7b", "stage2_llama7b", "tiny", "vqa_llama7b")]
+    of_lvm_med = ["lvm_med/resnet50", "lvm_med/tiny_cpu", "lvm_med/vit_b16"]
+    assert shipped() == ["few_shot/small_sets", *of_logra_med, *of_lvm_med]
