@@ -9,6 +9,7 @@ from drawn_images import write_folder
 from striped_corpus import write_corpus
 
 from medalign.cli import main, printing
+from medalign.recipe import shipped
 
 SMALL = [
     *("train.workers=0", "train.micro_batch=16", "train.global_batch=16", "train.steps=2", "train.validate_every=2"),
@@ -175,12 +176,7 @@ def test_the_version_and_the_recipes_are_listed(capsys):
     assert call("--version") == 0
     assert re.fullmatch(r"medalign \d+\.\d+\.\d+\n", capsys.readouterr().out)
     assert call("recipes") == 0
-    assert capsys.readouterr().out.split() == [
-        "few_shot/small_sets",
-        "lvm_med/resnet50",
-        "lvm_med/tiny_cpu",
-        "lvm_med/vit_b16",
-    ]
+    assert capsys.readouterr().out.split() == shipped()
 
 
 def test_help_names_every_command(capsys):
