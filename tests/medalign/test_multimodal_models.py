@@ -265,3 +265,20 @@ def test_the_packaged_language_model_speaks_sees_and_is_made_anew_where_damaged(
         stream.write(b"\xff\xff\xff\xff")
     assert packaged_language_model(tmp_path) == place
     assert (place / "model.safetensors").stat().st_mtime_ns != made
+
+
+@pytest.mark.parametrize("attention", ["medalign_varlen", "eager"])
+def test_the_language_model_attends_as_the_settings_say_whether_opened_in_parts_or_whole(tmp_path, parts, attention):
+    opened = open_multimodal(Llava(**parts, attention=attention))
+    save_multimodal(opened, tmp_path / "saved")
+    whole = open_multimodal(Llava(source=str(tmp_path / "saved"), attention=attention))
+    for model in (opened.model, whole.model):
+        assert model.decoder.config._attn_implementation == attention
+        assert model.decoder.layers[0].self_attn.config._attn_implementation == attention
+        assert model.network.model.vision_tower.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("attention", ["medalign_varlen", "sdpa"])
+def test_texts_are_packed_in_bfloat16_as_well(parts, attention):
+    model = open_multimodal(Llava(**parts, dtype="bfloat16", attention=attention)).model
+    assert model.decoder.dtype == torch.bfloat16

@@ -38,6 +38,7 @@ def assemble(tower: PreTrainedModel, causal: PreTrainedModel, settings: Llava, *
     """
     _check_head(causal)
     kind = tower.config.model_type
+    attention = [part.config._attn_implementation for part in (tower, causal)]
     plain = settings.projector == "mlp2x_gelu" and not settings.dense and kind in TRANSFORMERS_TOWERS
     plain = plain and embedding_name(causal.get_decoder()) == "embed_tokens.weight"
     options: dict[str, Any] = {
@@ -59,6 +60,8 @@ def assemble(tower: PreTrainedModel, causal: PreTrainedModel, settings: Llava, *
     _put(network.model, "vision_tower", tower)
     _put(network.model, "language_model", causal.get_decoder())
     network.lm_head = causal.get_output_embeddings()
+    for part, chosen in zip((tower, causal), attention, strict=True):  # building the shell has set its own default
+        part.config._attn_implementation = chosen
     network.generation_config = causal.generation_config
     _materialise(network.model.multi_modal_projector, like=network.lm_head.weight)
     if not network.lm_head.weight.is_meta:

@@ -124,7 +124,7 @@ def check_isolation(decoder: Any, *, one_row: bool = False, tolerance: float = 1
     Args:
         decoder: a transformers decoder without its head.
         one_row: as in `pack`.
-        tolerance: how far hidden states may differ, relative to their largest.
+        tolerance: how far hidden states may differ, relative to their largest; at least four roundings of their type.
 
     Raises:
         ValueError: it does not.
@@ -138,7 +138,8 @@ def check_isolation(decoder: Any, *, one_row: bool = False, tolerance: float = 1
     states = read(decoder, packed, decoder.get_input_embeddings()(packed.tokens))
     decoder.train(was_training)
     first, second = (unpack(states, packed, text=s, attended=attended).float() for s in (0, 1))
-    if (first - second).abs().max() > tolerance * first.abs().max():
+    allowed = max(tolerance, 4 * torch.finfo(states.dtype).eps)
+    if (first - second).abs().max() > allowed * first.abs().max():
         raise ValueError(
             f"{type(decoder).__name__} does not keep texts apart that are packed in a row; take another attention, or "
             "text_nodes 'separate'."
