@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
+
+Batch = TypeVar("Batch")
 
 
 class DrawKey(NamedTuple):
@@ -51,9 +53,16 @@ class ImageBatch:
 
     def to(self, device: torch.device | str) -> ImageBatch:
         """Return the same batch with every tensor on `device`."""
-        held = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved: dict[str, Any] = {n: v.to(device, non_blocking=True) for n, v in held.items() if isinstance(v, Tensor)}
-        return replace(self, **moved)
+        return on_device(self, device)
+
+
+def on_device(batch: Batch, device: torch.device | str) -> Batch:
+    """Return a batch, a dataclass, with each of its tensors on `device`."""
+    whole: Any = batch
+    held = {f.name: getattr(whole, f.name) for f in fields(whole)}
+    moved = {n: v.to(device, non_blocking=True) for n, v in held.items() if isinstance(v, Tensor)}
+    found: Batch = replace(whole, **moved)
+    return found
 
 
 class ImageFeatures(NamedTuple):

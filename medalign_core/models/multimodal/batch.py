@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from medalign_core.types import DrawKey
+from medalign_core.types import DrawKey, on_device
 
 IGNORED = -100  # the label of a token that is no target, as transformers has it
 
@@ -59,9 +59,7 @@ class ChatBatch:
 
     def to(self, device: torch.device | str) -> ChatBatch:
         """Return the same batch with every tensor on `device`."""
-        held = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved: dict[str, Any] = {n: v.to(device, non_blocking=True) for n, v in held.items() if isinstance(v, Tensor)}
-        return replace(self, **moved)
+        return on_device(self, device)
 
 
 class ChatOutput(NamedTuple):

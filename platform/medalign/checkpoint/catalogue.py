@@ -11,11 +11,12 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+from typing import Literal
 
 from medalign import storage
 from medalign.checkpoint import manifest
 from medalign.checkpoint.manifest import Manifest, Saved
-from medalign.errors import CheckpointError
+from medalign.errors import CheckpointError, RunError
 from medalign.faults import fault
 
 _NAME = re.compile(r"step-\d{8,}")
@@ -60,6 +61,19 @@ def best(run: str) -> Saved | None:
         if found.figure is not None:
             return Saved(uri, found.state)
     return None
+
+
+def chosen(run: str, checkpoint: Literal["best", "latest"]) -> Saved:
+    """Return a run's best checkpoint by validation, the newest where no validation ran; or its newest.
+
+    Raises:
+        RunError: no complete checkpoint.
+        CheckpointError: a manifest is damaged or of another format.
+    """
+    saved = (best(run) if checkpoint == "best" else None) or latest(run)
+    if saved is None:
+        raise RunError(f"{run}: no complete checkpoint yet; train first, or resume the run.")
+    return saved
 
 
 def publish(run: str, uri: str, content: Manifest) -> None:

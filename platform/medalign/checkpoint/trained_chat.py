@@ -14,7 +14,7 @@ import yaml
 
 from medalign import build, storage
 from medalign.checkpoint import catalogue, loading
-from medalign.errors import CheckpointError, RunError
+from medalign.errors import CheckpointError
 from medalign_core.models.multimodal.settings import Llava
 
 if TYPE_CHECKING:
@@ -44,9 +44,7 @@ def open_chat_model(run: str, *, checkpoint: Literal["best", "latest"] = "best")
     from medalign.multimodal_models import open_multimodal
 
     recipe = _recipe(run)
-    saved = (catalogue.best(run) if checkpoint == "best" else None) or catalogue.latest(run)
-    if saved is None:
-        raise RunError(f"{run}: no complete checkpoint yet; train first, or resume the run.")
+    saved = catalogue.chosen(run, checkpoint)
     opened = open_multimodal(build.model_settings(recipe), seed=recipe["run"]["seed"])
     own = {name.removeprefix(PREFIX): value for name, value in loading.weights(saved, prefix=PREFIX).items()}
     trained = {name: p for name, p in opened.model.named_parameters() if p.requires_grad}

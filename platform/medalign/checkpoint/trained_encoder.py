@@ -35,9 +35,7 @@ def open_encoder(source: str, *, checkpoint: Literal["best", "latest"] = "best")
             return _from_directory(source)
         raise RunError(f"{source}: neither a run (recipe.yaml) nor a transformers directory (config.json).")
     recipe: dict[str, Any] = yaml.safe_load(storage.read_bytes(recipe_at))
-    saved = (catalogue.best(source) if checkpoint == "best" else None) or catalogue.latest(source)
-    if saved is None:
-        raise RunError(f"{source}: no complete checkpoint yet; train first, or resume the run.")
+    saved = catalogue.chosen(source, checkpoint)
     encoder = build.build_encoder(build.model_settings(recipe), seed=recipe["run"]["seed"])
     _fill(encoder, saved)
     return encoder

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from medalign.data.dialogue import ASSISTANT, HUMAN, IMAGE, Turns
 from medalign.errors import CorpusError
+from medalign.multimodal_tokens import V0_SYSTEM as SYSTEM
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -19,10 +20,6 @@ if TYPE_CHECKING:
 IGNORE = -100  # the label of a token that is not learnt
 NAMED = 10
 MARKER = "###"
-SYSTEM = (
-    "A chat between a curious human and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the human's questions."
-)
 _ROLES = {HUMAN: "user", ASSISTANT: "assistant"}
 _NAMES = {HUMAN: "Human", ASSISTANT: "Assistant"}
 

@@ -17,6 +17,7 @@ from medalign.data.formats import dicom
 from medalign.data.formats.packaged_table import PICTURES, VERSIONS, Picture
 from medalign.data.items import Content, Item
 from medalign.errors import CorpusError
+from medalign.packaged_files import packaged_file
 
 OPTIONS: dict[str, Any] = {}
 LICENCE = "as of each package: BSD-3-Clause, MIT, Apache-2.0 (scikit-image: per file)"
@@ -80,11 +81,10 @@ def _check_installed(name: str) -> None:
 
 
 def _path(picture: Picture) -> Path:
-    # `locate_file` finds a package's files without importing the package.
-    path = Path(str(importlib.metadata.distribution(picture.package).locate_file(picture.file)))
-    if not path.is_file():
-        raise CorpusError(f"package {picture.package} has no {picture.file}; install it again.")
-    return path
+    try:
+        return packaged_file(picture.package, picture.file)
+    except FileNotFoundError as error:
+        raise CorpusError(f"package {picture.package} has no {picture.file}; install it again.") from error
 
 
 def _dicom_items(picture: Picture) -> Iterator[Item]:
