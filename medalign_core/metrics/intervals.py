@@ -93,6 +93,11 @@ def bootstrap_interval(
     return Interval(estimate=estimate, low=low, high=high, groups=count, undefined=int(np.isnan(drawn).sum()))
 
 
+def minus(first: Statistic, second: Statistic) -> Statistic:
+    """Return the statistic that is the first less the second, both of the same samples."""
+    return lambda weights: first(weights) - second(weights)
+
+
 def paired_difference(
     differences: Sequence[Statistic], groups: ndarray, *, replicates: int = 2000, level: float = 0.95, seed: int = 0
 ) -> Difference:

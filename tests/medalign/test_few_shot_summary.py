@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from medalign.evaluation.result import Samples
 from medalign.few_shot import FewShot
 from medalign.few_shot.cells import Cell, write_cell
-from medalign.few_shot.features import Features, Rows
+from medalign.few_shot.features import Features
 from medalign.few_shot.settings import Method, Primary, Task
 from medalign.few_shot.summary import summarise
 from medalign.storage import join
@@ -40,7 +41,7 @@ def recipe(out, **changes) -> FewShot:
 
 def write(comparison, right: dict[str, float], *, spread: float = 0.0) -> None:
     """Write every cell: a method is right on a share of whole patients, and less so by `spread` per seed."""
-    rows = Features(rows=Rows(ids=IDS, groups=GROUPS, labels=LABELS), tokens=np.zeros(0), pooled=np.zeros(0))
+    rows = Features(rows=Samples(ids=IDS, groups=GROUPS, labels=LABELS), tokens=np.zeros(0), pooled=np.zeros(0))
     for method in comparison.methods:
         for shots in comparison.shots:
             for seed in comparison.seeds:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any, Protocol, TypeVar
 
 from numpy import ndarray
 
@@ -14,8 +15,11 @@ from medalign_core.metrics.intervals import (
     Statistic,
     bootstrap_interval,
     holm,
+    minus,
     paired_difference,
 )
+
+Entry = TypeVar("Entry")
 
 PRIMARY = {"method": "pretrained", "against": "random", "head": "logistic", "metric": "balanced_accuracy"}
 
@@ -59,7 +63,7 @@ def compare(
             pairs = _pairs(predictions, first, against, head) if against != first else []
             if not pairs:
                 continue
-            differences = [_minus(statistic(a, samples, metric), statistic(b, samples, metric)) for a, b in pairs]
+            differences = [minus(statistic(a, samples, metric), statistic(b, samples, metric)) for a, b in pairs]
             difference = paired_difference(differences, samples.groups, replicates=replicates, level=level, seed=seed)
             declared = {"method": first, "against": against, "head": head, "metric": metric}
             role = "primary" if declared == PRIMARY else "secondary"
@@ -69,14 +73,27 @@ def compare(
     return judge(found, level)
 
 
-def judge(comparisons: Sequence[Comparison], level: float) -> tuple[Comparison, ...]:
-    """Return comparisons with their verdicts: the primary one's p-value stands, the others' are Holm-corrected."""
+class Judged(Protocol):
+    """A comparison, a dataclass, that has a verdict and an adjusted p-value to be filled in."""
+
+    @property
+    def role(self) -> str:
+        """Return "primary" or "secondary"."""
+
+    @property
+    def difference(self) -> Difference:
+        """Return what was found."""
+
+
+Compared = TypeVar("Compared", bound=Judged)
+
+
+def judge(comparisons: Sequence[Compared], level: float) -> tuple[Compared, ...]:
+    """Return comparisons with `adjusted` and `verdict`: the primary's p-value stands, Holm corrects the others."""
     secondary = [c for c in comparisons if c.role == "secondary"]
     adjusted = iter(holm([c.difference.p_value for c in secondary]))
     return tuple(
-        replace(c, adjusted=p, verdict=_verdict(c.difference, p, level))
-        for c in comparisons
-        for p in [next(adjusted) if c.role == "secondary" else c.difference.p_value]
+        _judged(c, next(adjusted) if c.role == "secondary" else c.difference.p_value, level) for c in comparisons
     )
 
 
@@ -90,19 +107,26 @@ def statistic(entry: Predictions, samples: Samples, metric: str) -> Statistic:
     return value
 
 
-def _minus(first: Statistic, second: Statistic) -> Statistic:
-    return lambda weights: first(weights) - second(weights)
+def pair_by_seed(ours: Mapping[int, Entry], theirs: Mapping[int, Entry]) -> list[tuple[Entry, Entry]]:
+    """Return the entries of two sides with the same seed; a side with a single one meets each of the other's."""
+    if len(ours) == 1:
+        return [(next(iter(ours.values())), other) for other in theirs.values()]
+    if len(theirs) == 1:
+        return [(own, next(iter(theirs.values()))) for own in ours.values()]
+    return [(ours[seed], theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())]
 
 
 def _pairs(
     predictions: Sequence[Predictions], first: str, second: str, head: str
 ) -> list[tuple[Predictions, Predictions]]:
     ours, theirs = ({p.seed: p for p in predictions if (p.method, p.head) == (name, head)} for name in (first, second))
-    if len(ours) == 1:
-        return [(next(iter(ours.values())), other) for other in theirs.values()]
-    if len(theirs) == 1:
-        return [(own, next(iter(theirs.values()))) for own in ours.values()]
-    return [(ours[seed], theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())]
+    return pair_by_seed(ours, theirs)
+
+
+def _judged(comparison: Compared, p_value: float, level: float) -> Compared:
+    whole: Any = comparison
+    found: Compared = replace(whole, adjusted=p_value, verdict=_verdict(comparison.difference, p_value, level))
+    return found
 
 
 def _verdict(difference: Difference, p_value: float, level: float) -> str:

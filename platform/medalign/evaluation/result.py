@@ -36,6 +36,10 @@ class Samples:
     groups: ndarray
     labels: Int[ndarray, " N"]
 
+    def take(self, places: ndarray) -> Samples:
+        """Return the samples at `places`."""
+        return Samples(ids=self.ids[places], groups=self.groups[places], labels=self.labels[places])
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Predictions:
@@ -123,11 +127,11 @@ class EvaluationResult:
     def lines(self, metric: str = "balanced_accuracy") -> list[str]:
         """Return one metric of every row and the primary comparison as lines of text, for a terminal."""
         rows = [
-            f"{s.method:<10}  {s.head:<8}  seed {s.seed}  {metric} {_spread(s.metrics[metric])}" for s in self.scores
+            f"{s.method:<10}  {s.head:<8}  seed {s.seed}  {metric} {spread(s.metrics[metric])}" for s in self.scores
         ]
         if (c := self.primary) is not None:
             kind = f"{c.method} - {c.against}, {c.head}, {c.metric}"
-            rows.append(f"primary comparison ({kind}): {_spread(c.difference, sign='+')}: {c.verdict}")
+            rows.append(f"primary comparison ({kind}): {spread(c.difference, sign='+')}: {c.verdict}")
         return rows
 
     def dumps(self) -> str:
@@ -224,7 +228,8 @@ def nans(raw: dict[str, Any]) -> dict[str, Any]:
     return {key: math.nan if value is None else value for key, value in raw.items()}
 
 
-def _spread(found: Interval | Difference, sign: str = "") -> str:
+def spread(found: Interval | Difference, sign: str = "") -> str:
+    """Return an estimate and its interval as text."""
     return f"{found.estimate:{sign}.3f} [{found.low:{sign}.3f}, {found.high:{sign}.3f}]"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -19,28 +19,10 @@ from medalign.data.decode import augment, decode_image, open_image
 from medalign.data.reader import read_rows
 from medalign.data.settings import Views
 from medalign.errors import CorpusError
+from medalign.evaluation.result import Samples
 from medalign_core.models.dual.encoder import ImageTower
 
 BATCH = 32  # images through the tower at a time
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Rows:
-    """The rows of a split that have a label.
-
-    Attributes:
-        ids: (N,) the corpus's row ids.
-        groups: (N,) patient, photograph or volume.
-        labels: (N,) class index in the manifest's classes.
-    """
-
-    ids: ndarray
-    groups: ndarray
-    labels: Int[ndarray, " N"]
-
-    def take(self, places: ndarray) -> Rows:
-        """Return the rows at `places`."""
-        return Rows(ids=self.ids[places], groups=self.groups[places], labels=self.labels[places])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,7 +35,7 @@ class Features:
         pooled: (N, 1 + A, D) float32.
     """
 
-    rows: Rows
+    rows: Samples
     tokens: Float[ndarray, "N V M D"]
     pooled: Float[ndarray, "N V D"]
 
@@ -61,8 +43,7 @@ class Features:
         """Return the rows whose label is in [first, end), counted from 0 there."""
         at = np.flatnonzero((self.rows.labels >= first) & (self.rows.labels < end))
         rows = self.rows.take(at)
-        rows = Rows(ids=rows.ids, groups=rows.groups, labels=rows.labels - first)
-        return Features(rows=rows, tokens=self.tokens[at], pooled=self.pooled[at])
+        return Features(rows=replace(rows, labels=rows.labels - first), tokens=self.tokens[at], pooled=self.pooled[at])
 
     def places(self, ids: Collection[str]) -> Int[ndarray, " S"]:
         """Return where rows are, in the order of `ids`; those that could not be decoded are left out."""
@@ -70,7 +51,7 @@ class Features:
         return np.array([place[row] for row in ids if row in place], dtype=np.int64)
 
 
-def read_labels(corpus: str, split: str) -> Rows:
+def read_labels(corpus: str, split: str) -> Samples:
     """Return the labelled rows of a split, in the corpus's order; no image is read."""
     classes = {name: index for index, name in enumerate(manifest.read(corpus).classes)}
     ids: list[str] = []
@@ -82,7 +63,7 @@ def read_labels(corpus: str, split: str) -> Rows:
                 ids.append(row["id"])
                 groups.append(row["group"])
                 labels.append(classes[row["label"]])
-    return Rows(ids=np.array(ids, dtype=object), groups=np.array(groups, dtype=object), labels=np.array(labels))
+    return Samples(ids=np.array(ids, dtype=object), groups=np.array(groups, dtype=object), labels=np.array(labels))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +80,9 @@ class FeatureCache:
     tower: ImageTower
     fingerprint: str
 
-    def features(self, corpus: str, split: str, rows: Rows, *, views: Views | None, count: int, seed: int) -> Features:
+    def features(
+        self, corpus: str, split: str, rows: Samples, *, views: Views | None, count: int, seed: int
+    ) -> Features:
         """Return the features of `rows`.
 
         Args:
@@ -132,7 +115,7 @@ class FeatureCache:
         return Features(rows=rows.take(found["places"]), tokens=found["tokens"], pooled=found["pooled"])
 
     def _encode(
-        self, corpus: str, split: str, rows: Rows, *, views: Views | None, count: int, seed: int
+        self, corpus: str, split: str, rows: Samples, *, views: Views | None, count: int, seed: int
     ) -> dict[str, ndarray]:
         place = {row: index for index, row in enumerate(rows.ids)}
         places: list[int] = []

@@ -54,8 +54,9 @@ def check_task(recipe: FewShot, task: Task) -> None:
         if (seen := manifest.read(uri).classes) != classes:
             raise CorpusError(f"{uri}: test {name!r} has the classes {list(seen)}, {task.train} has {list(classes)}.")
         manifest.read(uri).split("test")
+    labels = read_labels(task.train, "train").labels
     for seed in recipe.seeds:
-        _supports(recipe, task, read_labels(task.train, "train").labels, seed=seed)
+        _supports(recipe, task, labels, seed=seed)
 
 
 def halves(recipe: FewShot, classes: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from medalign import config, storage
 from medalign.cluster import ensure_ray, own_error
@@ -15,6 +16,7 @@ from medalign.few_shot.summary import Results, summarise
 from medalign.recipe import find
 from medalign_core.models.dual.encoder import DualEncoder
 
+Runner = Callable[[Sequence[Job], CellData], None]
 RECIPE, RESULTS, TABLE = "recipe.yaml", "results.json", "results.md"
 
 
@@ -35,7 +37,7 @@ def few_shot(recipe: FewShot, *, progress: Callable[[str], None] = lambda line: 
         check_task(recipe, task)
     encoder = open_dual_encoder(recipe.encoder)
     storage.write_bytes(storage.join(recipe.out, RECIPE), config.dump_yaml(config.resolve(recipe)).encode())
-    run = _on_ray if recipe.workers else _here
+    run = _on_ray(recipe.workers, encoder) if recipe.workers else _here(encoder)
     for cache, methods in caches(recipe, encoder):
         for name, task in recipe.tasks.items():
             tests = features_of_tests(recipe, task, cache)
@@ -44,7 +46,7 @@ def few_shot(recipe: FewShot, *, progress: Callable[[str], None] = lambda line: 
                 missing = [job for job in every if not is_done(job.uri, job.key)]
                 progress(f"{name}, seed {seed}: {len(missing)} of {len(every)} cells to run")
                 if missing:
-                    run(recipe, missing, data, encoder)
+                    run(missing, data)
     results = summarise(recipe)
     storage.write_bytes(storage.join(recipe.out, RESULTS), results.dumps().encode())
     storage.write_bytes(storage.join(recipe.out, TABLE), results.markdown().encode())
@@ -60,9 +62,12 @@ def open_comparison(name: str, overrides: Sequence[str] = ()) -> FewShot:
     return config.build(FewShot, config.load(str(find(name)), overrides))
 
 
-def _here(recipe: FewShot, jobs: Sequence[Job], data: CellData, encoder: DualEncoder) -> None:
-    for job in jobs:
-        _run(job, data, encoder)
+def _here(encoder: DualEncoder) -> Runner:
+    def run(jobs: Sequence[Job], data: CellData) -> None:
+        for job in jobs:
+            _run(job, data, encoder)
+
+    return run
 
 
 def _run(job: Job, data: CellData, encoder: DualEncoder) -> None:
@@ -70,23 +75,29 @@ def _run(job: Job, data: CellData, encoder: DualEncoder) -> None:
     write_cell(job.uri, job.key, found, said, data.tests)
 
 
-def _on_ray(recipe: FewShot, jobs: Sequence[Job], data: CellData, encoder: DualEncoder) -> None:
-    """Run jobs as tasks; features and encoder are put into the object store once."""
+def _on_ray(workers: int, encoder: DualEncoder) -> Runner:
+    """Return what runs jobs as tasks, so many at a time; the encoder, and each call's features, are stored once."""
     import ray
 
-    ensure_ray()
-    shared, model = ray.put(data), ray.put(encoder)
-    task: Any = ray.remote(num_cpus=1, max_retries=2)(_run_alone)
-    waiting = list(reversed(jobs))
-    running: list[Any] = []
-    try:
-        while waiting or running:
-            while waiting and len(running) < recipe.workers:
-                running.append(task.remote(waiting.pop(), shared, model))
-            done, running = ray.wait(running, num_returns=1)
-            ray.get(done)
-    except ray.exceptions.RayTaskError as error:
-        raise own_error(error, doing="a few-shot cell") from error
+    @functools.cache
+    def stored() -> Any:
+        ensure_ray()  # not before there is something to run
+        return ray.put(encoder)
+
+    def run(jobs: Sequence[Job], data: CellData) -> None:
+        model, task = stored(), cast(Any, ray.remote(num_cpus=1, max_retries=2)(_run_alone))
+        shared, waiting = ray.put(data), list(reversed(jobs))
+        running: list[Any] = []
+        try:
+            while waiting or running:
+                while waiting and len(running) < workers:
+                    running.append(task.remote(waiting.pop(), shared, model))
+                done, running = ray.wait(running, num_returns=1)
+                ray.get(done)
+        except ray.exceptions.RayTaskError as error:
+            raise own_error(error, doing="a few-shot cell") from error
+
+    return run
 
 
 def _run_alone(job: Job, data: CellData, encoder: DualEncoder) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
+from medalign.evaluation.result import nulls, spread
 from medalign_core.metrics.intervals import Difference
 
 
@@ -81,7 +82,7 @@ class Results:
 
     def dumps(self) -> str:
         """Return all of it as JSON; NaN becomes null."""
-        return json.dumps(_plain(asdict(self)), indent=1, allow_nan=False) + "\n"
+        return json.dumps(nulls(asdict(self)), indent=1, allow_nan=False) + "\n"
 
     def markdown(self, metric: str = "balanced_accuracy") -> str:
         """Return one metric as tables, one per test, and the comparisons."""
@@ -94,7 +95,7 @@ class Results:
             lines += ["|---|" + "---|" * len(self.shots)]
             for method in dict.fromkeys(e.method for e in entries):
                 row = {e.shots: e.value for e in entries if e.method == method}
-                lines += [f"| {method} | " + " | ".join(_spread(row[s]) for s in self.shots) + " |"]
+                lines += [f"| {method} | " + " | ".join(spread(row[s]) for s in self.shots) + " |"]
             lines += [""]
         return "\n".join([*lines, *self._generalisation_lines(), *self._verdict_lines()]) + "\n"
 
@@ -115,17 +116,5 @@ class Results:
         lines = ["| comparison, mean over tasks | shots | difference | p | verdict |", "|---|---|---|---|---|"]
         for v in self.verdicts:
             name = f"**{v.method} - {v.against}** (primary)" if v.role == "primary" else f"{v.method} - {v.against}"
-            lines += [f"| {name} | {v.shots} | {_spread(v.difference, sign='+')} | {v.adjusted:.3f} | {v.verdict} |"]
+            lines += [f"| {name} | {v.shots} | {spread(v.difference, sign='+')} | {v.adjusted:.3f} | {v.verdict} |"]
         return lines
-
-
-def _spread(value: Difference, sign: str = "") -> str:
-    return f"{value.estimate:{sign}.3f} [{value.low:{sign}.3f}, {value.high:{sign}.3f}]"
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and value != value else value

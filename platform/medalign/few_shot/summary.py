@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from io import BytesIO
 
 import numpy as np
@@ -12,13 +12,14 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from medalign import storage
+from medalign.evaluation.compare import judge
 from medalign.few_shot.cells import Cell
 from medalign.few_shot.jobs import BASE, NEW, names_of_tests
 from medalign.few_shot.results import Entry, Generalisation, Results, Verdict
 from medalign.few_shot.settings import FewShot, Task, carries_over
 from medalign_core.metrics.calibration import expected_calibration_error
 from medalign_core.metrics.classification import METRICS, classification_scores
-from medalign_core.metrics.intervals import Difference, Statistic, holm, paired_difference
+from medalign_core.metrics.intervals import Statistic, minus, paired_difference
 
 FLOOR, SATURATED = "zero_shot", 0.03
 ALL = (*METRICS, "ece")
@@ -120,7 +121,7 @@ def _verdicts(recipe: FewShot, seen: dict) -> tuple[Verdict, ...]:
     for against in (name for name in recipe.methods if name != first):
         for shots in recipe.shots:
             differences = [
-                _minus(_statistic(parts(first, shots, seed), metric), _statistic(parts(against, shots, seed), metric))
+                minus(_statistic(parts(first, shots, seed), metric), _statistic(parts(against, shots, seed), metric))
                 for seed in recipe.seeds
             ]
             difference = paired_difference(differences, groups, replicates=recipe.replicates, level=recipe.level)
@@ -137,19 +138,7 @@ def _verdicts(recipe: FewShot, seen: dict) -> tuple[Verdict, ...]:
                     verdict="",
                 )
             )
-    adjusted = iter(holm([v.difference.p_value for v in found if v.role == "secondary"]))
-    judged = [replace(v, adjusted=next(adjusted)) if v.role == "secondary" else v for v in found]
-    return tuple(
-        replace(v, verdict=_judge(v.difference, v.adjusted, recipe.level))
-        for v in sorted(judged, key=lambda v: v.role != "primary")
-    )
-
-
-def _judge(difference: Difference, p_value: float, level: float) -> str:
-    is_seen = abs(difference.estimate) >= difference.minimum_detectable  # False where that is NaN
-    if not is_seen or p_value > 1 - level:
-        return "not distinguishable"
-    return "higher" if difference.estimate > 0 else "lower"
+    return judge(sorted(found, key=lambda v: v.role != "primary"), recipe.level)
 
 
 def _saturated(recipe: FewShot, entries: Sequence[Entry]) -> tuple[str, ...]:
@@ -209,7 +198,3 @@ def _own(name: str, task: Task, half: str) -> str:
 def _harmonic(first: ndarray, second: ndarray) -> ndarray:
     total = np.asarray(first + second, dtype=np.float64)
     return np.divide(2 * first * second, total, out=np.zeros_like(total), where=total > 0)
-
-
-def _minus(first: Statistic, second: Statistic) -> Statistic:
-    return lambda weights: first(weights) - second(weights)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from medalign.errors import UserError
-from medalign.evaluation.compare import judge
+from medalign.evaluation.compare import judge, pair_by_seed
 from medalign.evaluation.result import Comparison
 from medalign.evaluation.vqa.predictions import GREEDY, Predictions
 from medalign.evaluation.vqa.questions import Question
 from medalign.evaluation.vqa.scoring import CHOICE_CORRECTED, groups_of, question_scores, statistics_of
-from medalign_core.metrics.intervals import Statistic, paired_difference
+from medalign_core.metrics.intervals import minus, paired_difference
 
 # the first of these that a set has is the primary one; this order is declared here, before any result
 PRIMARY = ("score_corrected", CHOICE_CORRECTED, "closed_accuracy_corrected", "open_recall_corrected")
@@ -51,7 +51,7 @@ def compare(
     groups = groups_of(questions)
     found = []
     for name in (primary, *(name for name in SECONDARY if name in shared and name != primary)):
-        differences = [_minus(a[name], b[name]) for a, b in zip(*sides, strict=True)]
+        differences = [minus(a[name], b[name]) for a, b in zip(*sides, strict=True)]
         difference = paired_difference(differences, groups, replicates=replicates, level=level, seed=seed)
         found.append(
             Comparison(
@@ -70,14 +70,10 @@ def compare(
 
 def _pairs(first: Sequence[Predictions], second: Sequence[Predictions]) -> list[tuple[Predictions, Predictions]]:
     ours, theirs = _by_seed(first), _by_seed(second)
-    if len(ours) == 1:
-        return [(next(iter(ours.values())), other) for other in theirs.values()]
-    if len(theirs) == 1:
-        return [(own, next(iter(theirs.values()))) for own in ours.values()]
-    shared = sorted(ours.keys() & theirs.keys())
-    if not shared:
+    pairs = pair_by_seed(ours, theirs)
+    if not pairs:
         raise UserError(f"{first[0].model} and {second[0].model} have no seed in common; pairs need the same seeds.")
-    return [(ours[seed], theirs[seed]) for seed in shared]
+    return pairs
 
 
 def _by_seed(side: Sequence[Predictions]) -> dict[int, Predictions]:
@@ -92,7 +88,3 @@ def _by_seed(side: Sequence[Predictions]) -> dict[int, Predictions]:
 def _name(side: Sequence[Predictions]) -> str:
     names = (each.model if each.decoding == GREEDY else f"{each.model} ({each.decoding})" for each in side)
     return ", ".join(dict.fromkeys(names))
-
-
-def _minus(first: Statistic, second: Statistic) -> Statistic:
-    return lambda weights: first(weights) - second(weights)
