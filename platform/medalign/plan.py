@@ -107,7 +107,7 @@ def decoder_of(model: Any, objective: Any, data: Data) -> BlockDecoder | None:
     if not isinstance(model, Llava):
         return None
     for part in data.parts:
-        if manifest.read(part.uri).task == "images":
+        if manifest.read(part.uri).task not in manifest.WITH_WORDS:
             raise CorpusError(
                 f"{part.uri}: a corpus of images without conversations; prepare one of format llava-med, vqa-rad or"
                 " another of words."

@@ -97,7 +97,7 @@ def test_a_corpus_of_another_schema_is_refused(refused, tmp_path, corpus):
         ["data", "validate", "old"],
     ):
         line = refused(*words)
-        assert "schema 'medalign.corpus/0', this release reads 'medalign.corpus/1', 'medalign.corpus/2' and" in line
+        assert "schema 'medalign.corpus/0', this release reads 'medalign.corpus/1', 'medalign.corpus/2'," in line
         assert line.endswith("'medalign.corpus/3'; prepare the corpus again.")
 
 

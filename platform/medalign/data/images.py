@@ -108,6 +108,28 @@ def encode(image: Image.Image, encoding: Encoding = "auto") -> bytes:
     return stream.getvalue()
 
 
+def encode_mask(mask: np.ndarray, size: tuple[int, int]) -> bytes:
+    """Return class indices (H, W) uint8 as a PNG of another size (width, height), by the nearest pixel."""
+    stream = io.BytesIO()
+    image = Image.fromarray(np.ascontiguousarray(mask, dtype=np.uint8))
+    if image.size != size:
+        image = image.resize(size, Image.Resampling.NEAREST)
+    image.save(stream, "PNG", compress_level=4)
+    return stream.getvalue()
+
+
+def decode_mask(data: bytes) -> np.ndarray:
+    """Return the class indices (H, W) uint8 of a corpus's mask.
+
+    Raises:
+        ImageReject: the bytes are not a whole 8-bit grey PNG.
+    """
+    image = decode(data)
+    if image.mode != "L":
+        raise ImageReject(f"a mask of mode {image.mode}, a corpus holds L")
+    return np.asarray(image)
+
+
 def decode(data: bytes) -> Image.Image:
     """Decode a corpus's own image (PNG or JPEG; L or RGB).
 

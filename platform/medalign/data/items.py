@@ -25,6 +25,8 @@ class Item:
         caption: a sentence about the picture, or None.
         where: what the reader needs to find the part within the file (JSON values only).
         words: what is said about the picture, by column of `dialogue.COLUMNS`, as the source has it (JSON values only).
+        volume: the volume that it is a slice of, or None. Only its salted hash is stored.
+        attributes: site, scanner, sex, ...: stored as they are, so nothing that identifies somebody may be among them.
     """
 
     key: str
@@ -36,11 +38,13 @@ class Item:
     caption: str | None = None
     where: dict[str, Any] = field(default_factory=dict)
     words: dict[str, Any] = field(default_factory=dict)
+    volume: str | None = None
+    attributes: dict[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the item's values; `words` only if there are any, as it was before items had them."""
-        found = asdict(self)
-        return found if self.words else {key: value for key, value in found.items() if key != "words"}
+        """Return the item's values; the late-comers only if there are any, as it was before items had them."""
+        late = ("words", "volume", "attributes")
+        return {key: value for key, value in asdict(self).items() if value or key not in late}
 
     def dumps(self) -> str:
         """Return the item as one line of JSON."""
@@ -65,13 +69,23 @@ class Box:
 
 @dataclass(frozen=True, kw_only=True)
 class Content:
-    """What a reader found in an item: `image` is an encoded file, or an array (H, W) or (H, W, 3)."""
+    """What a reader found in an item.
+
+    Attributes:
+        image: an encoded file, or an array (H, W) or (H, W, 3).
+        mask: (H, W) uint8 class indices, as large as the image.
+        slice: the picture's place in its volume.
+        spacing: mm between slices, rows and columns.
+    """
 
     image: bytes | np.ndarray
     modality: str | None = None
     body_part: str | None = None
     caption: str | None = None
     boxes: tuple[Box, ...] | None = None
+    mask: np.ndarray | None = None
+    slice: int | None = None
+    spacing: tuple[float, ...] | None = None
 
 
 class Reader(Protocol):

@@ -8,6 +8,7 @@ from dataclasses import replace
 from medalign import storage
 from medalign.data import dialogue, formats, rows, splits, subset
 from medalign.data.items import Item, hashed
+from medalign.data.manifest import WITH_WORDS
 from medalign.errors import CorpusError
 
 NAMED = 10
@@ -27,7 +28,7 @@ def list_items(source: str, recipe: rows.Recipe) -> list[tuple[str, Item]]:
     listed = {hashed("item", item.key, salt=recipe.salt): item for item in found}
     if len(listed) != len(found):
         raise CorpusError(f"{source}: {len(found) - len(listed)} items are listed twice; each may be named once.")
-    if formats.task(recipe.format) != "images":
+    if formats.task(recipe.format) in WITH_WORDS:
         _check_answers(found, source)
     return sorted(listed.items())
 

@@ -15,7 +15,8 @@ from medalign.errors import CorpusError
 
 SCHEMA_VERSION = "medalign.corpus/2"
 WORDS_SCHEMA_VERSION = "medalign.corpus/3"  # of corpora with words: `task`, `shared_groups`, more columns
-READABLE = ("medalign.corpus/1", SCHEMA_VERSION, WORDS_SCHEMA_VERSION)  # the first knew no `ranges`
+ANNOTATED_SCHEMA_VERSION = "medalign.corpus/4"  # of annotated corpora: masks and what subgroups are made of
+READABLE = ("medalign.corpus/1", SCHEMA_VERSION, WORDS_SCHEMA_VERSION, ANNOTATED_SCHEMA_VERSION)  # 1: no `ranges`
 FILE_NAME = "manifest.json"
 
 BOX = pa.struct([("label", pa.string())] + [(name, pa.float32()) for name in ("left", "top", "right", "bottom")])
@@ -35,17 +36,33 @@ COLUMNS = pa.schema(
     ]
 )
 
-Task = Literal["images", "chat", "vqa"]
+ATTRIBUTE = pa.struct([("name", pa.string()), ("value", pa.string())])
+ANNOTATIONS = pa.schema(
+    [
+        pa.field("mask", pa.binary()),  # PNG of class indices, as large as the image
+        pa.field("volume", pa.string()),  # hash of the volume that the slice is of
+        pa.field("slice", pa.int32()),  # its place there
+        pa.field("spacing", pa.list_(pa.float32())),  # mm between slices, rows and columns
+        pa.field("attributes", pa.list_(ATTRIBUTE)),  # site, scanner, sex, ...: what subgroups are made of
+    ]
+)
+
+Task = Literal["images", "chat", "vqa", "annotated"]
+WITH_WORDS: tuple[Task, ...] = ("chat", "vqa")
 
 
 def columns_of(task: Task) -> pa.Schema:
-    """Return the columns of a corpus: those of every corpus, and the words of `chat` and `vqa`."""
-    return COLUMNS if task == "images" else pa.schema([*COLUMNS, *dialogue.COLUMNS])
+    """Return the columns of a corpus: those of every corpus, the words of `chat` and `vqa`, or annotations."""
+    if task == "annotated":
+        return pa.schema([*COLUMNS, *ANNOTATIONS])
+    return pa.schema([*COLUMNS, *dialogue.COLUMNS]) if task in WITH_WORDS else COLUMNS
 
 
 def schema_of(task: Task) -> str:
     """Return the version of the manifest's schema: corpora of images are written as they were before others were."""
-    return SCHEMA_VERSION if task == "images" else WORDS_SCHEMA_VERSION
+    if task == "annotated":
+        return ANNOTATED_SCHEMA_VERSION
+    return WORDS_SCHEMA_VERSION if task in WITH_WORDS else SCHEMA_VERSION
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,10 +112,12 @@ class Manifest:
 
     Attributes:
         classes: sorted: a label's index is its place in it.
-        task: what its rows hold: `images`; `chat`, images with conversations; `vqa`, questions with answers as well.
+        task: what its rows hold: `images`; `chat`, images with conversations; `vqa`, questions with answers as well;
+            `annotated`, images with masks, boxes, places in a volume or attributes, as far as the source has them.
         shared_groups: where the source's own splits share groups, how many are in which, as in
             `{"test and train": 202}`; such a corpus does not measure what a model knows of unseen images.
         external_ok: whether its images and words may be sent to an endpoint outside; not unless its maker said so.
+        mask_classes: what the values of its masks mean, from 0, the background, on; empty where it has no masks.
     """
 
     name: str
@@ -114,15 +133,18 @@ class Manifest:
     task: Task = "images"
     shared_groups: dict[str, int] = field(default_factory=dict)
     external_ok: bool = False
+    mask_classes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return the manifest's values; of a corpus of images only those that schema 2 knows.
 
-        `external_ok` is there only where it is true, so that other manifests stay as they were.
+        `external_ok` and `mask_classes` are there only where they say something, so that other manifests stay as they
+        were.
         """
         found = asdict(self)
         unknown = {"task", "shared_groups"} if self.task == "images" else set()
         unknown |= set() if self.external_ok else {"external_ok"}
+        unknown |= set() if self.mask_classes else {"mask_classes"}
         return {key: value for key, value in found.items() if key not in unknown}
 
     def split(self, name: str) -> Split:
@@ -188,4 +210,5 @@ def _parse(raw: dict) -> Manifest:
     tuples = {name: tuple(raw[name]) for name in ("classes", "transforms", "quarantined")}
     if not isinstance(raw.get("external_ok", False), bool):
         raise ValueError("external_ok must be true or false")
+    tuples["mask_classes"] = tuple(raw.get("mask_classes", ()))
     return Manifest(**{**raw, "splits": splits, **tuples})

@@ -14,6 +14,7 @@ from medalign.data import formats, images, job, listing, rows, splits
 from medalign.data import place as places
 from medalign.data.items import Item
 from medalign.data.manifest import Manifest, Split, schema_of
+from medalign.data.mask_values import mask_classes
 from medalign.errors import CorpusError, QuarantineError
 
 ALGORITHM = 1  # raised when the same settings begin to give other bytes
@@ -148,6 +149,7 @@ def _draft(items: Sequence[tuple[str, Item]], recipe: rows.Recipe, *, name: str,
         splits={},
         task=task,
         schema=schema_of(task),
+        mask_classes=mask_classes(recipe.options),
         shared_groups=splits.shared([item.group for _, item in items], [item.split or "" for _, item in items]),
         classes=tuple(sorted({item.label for _, item in items if item.label is not None})),
         source={

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from medalign import storage
 from medalign.data import manifest
-from medalign.data.manifest import Shard, columns_of
+from medalign.data.manifest import ANNOTATIONS, Shard, columns_of
 from medalign.data.shard_file import ShardDamage, ShardFile, open_shard
 from medalign.errors import CorpusError
 
@@ -27,7 +27,8 @@ PAUSE_S = 0.5  # before the second fetch; twice as long before the third
 # 64-bit offsets: the images of a window together may exceed the 2 GiB of a plain binary column
 _SCHEMA = pa.schema(
     [
-        f if f.name != "image" else pa.field("image", pa.large_binary()) for f in columns_of("vqa")
+        f if f.name not in ("image", "mask") else pa.field(f.name, pa.large_binary())
+        for f in (*columns_of("vqa"), *ANNOTATIONS)
     ]  # a corpus may have fewer
 )
 
@@ -131,7 +132,7 @@ class RowSource:
             raise _unreadable(self.shards[shard], number, str(error)) from error
         if lacking := [name for name in columns if name not in table.column_names]:
             raise CorpusError(
-                f"{self.shards[shard]}: has no column {lacking[0]!r}; its corpus is one of images, without words."
+                f"{self.shards[shard]}: has no column {lacking[0]!r}; prepare its corpus in a format that gives it."
             )
         return pa.table({name: table[name].cast(_SCHEMA.field(name).type) for name in columns})
 

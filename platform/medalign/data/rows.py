@@ -7,6 +7,7 @@ from typing import Any
 
 from medalign.data import dialogue, formats, images
 from medalign.data.items import Content, Item, hashed
+from medalign.data.manifest import WITH_WORDS
 from medalign.errors import StorageError, UserError
 
 MAX_CAPTION = 65536  # characters
@@ -57,7 +58,8 @@ def make(item: Item, recipe: Recipe) -> tuple[dict[str, Any], str]:
 
 
 def _row(item: Item, recipe: Recipe) -> dict[str, Any]:
-    words = dialogue.columns(item.words) if formats.task(recipe.format) != "images" else {}
+    task = formats.task(recipe.format)
+    words = dialogue.columns(item.words) if task in WITH_WORDS else {}
     content = formats.reader(recipe.format).read_item(item, recipe.options)
     if isinstance(content.image, bytes):
         whole = images.open_image(content.image, max_pixels=recipe.max_pixels)
@@ -78,6 +80,28 @@ def _row(item: Item, recipe: Recipe) -> dict[str, Any]:
         "pixels": images.pixel_hash(image if lossless else images.decode(encoded)),
         "boxes": _scaled_boxes(content, image.width / whole.width, image.height / whole.height),
         **words,
+        **(_annotations(item, content, whole.size, image.size, salt=recipe.salt) if task == "annotated" else {}),
+    }
+
+
+def _annotations(
+    item: Item, content: Content, whole: tuple[int, int], size: tuple[int, int], *, salt: str
+) -> dict[str, Any]:
+    """Return the columns of an annotated row; a mask is scaled to its image's `size` by the nearest pixel."""
+    mask = spacing = None
+    if content.mask is not None:
+        if content.mask.shape != whole[::-1]:
+            raise images.ImageReject("a mask of another size than its image")
+        mask = images.encode_mask(content.mask, size)
+    if content.spacing is not None:
+        apart, down, across = content.spacing
+        spacing = [apart, down * whole[1] / size[1], across * whole[0] / size[0]]
+    return {
+        "mask": mask,
+        "volume": item.volume and hashed("volume", item.volume, salt=salt),
+        "slice": content.slice,
+        "spacing": spacing,
+        "attributes": [{"name": name, "value": value} for name, value in sorted(item.attributes.items())],
     }
 
 

@@ -13,7 +13,7 @@ from medalign import storage
 from medalign.data.manifest import Shard
 
 ROW_GROUP_BYTES = 32 * 1024 * 1024
-ENCODED = ("image",)  # already compressed
+ENCODED = ("image", "mask")  # already compressed
 
 
 def name(split: str, index: int) -> str:

@@ -155,10 +155,27 @@ def _check_images(shard: Shard, table: pa.Table, *, split: str, seen: _Seen) -> 
         if image.size != (width, height) or found != pixels:
             broken.append(key)
         seen.pixels[found][split].append(key)
+    if torn := _broken_masks(table):
+        seen.problems.append(f"{shard.path}: {len(torn)} masks that are not as large as their image: {_some(torn)}.")
     if broken:
         seen.problems.append(
             f"{shard.path}: {len(broken)} images that do not decode to what the row says: {_some(broken)}."
         )
+
+
+def _broken_masks(table: pa.Table) -> list[str]:
+    """Return the ids of the rows whose mask does not decode to their image's size."""
+    if "mask" not in table.column_names:
+        return []
+    found = []
+    for row in table.select(["id", "mask", "width", "height"]).to_pylist():
+        try:
+            fits = row["mask"] is None or images.decode_mask(row["mask"]).shape == (row["height"], row["width"])
+        except images.ImageReject:
+            fits = False
+        if not fits:
+            found.append(row["id"])
+    return found
 
 
 def _check_across(corpus: Manifest, seen: _Seen) -> None:

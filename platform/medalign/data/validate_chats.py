@@ -37,7 +37,7 @@ def validate_chats(
             be cut: the first ten ids of the split are named.
     """
     corpus = manifest.read(uri)
-    if corpus.task == "images":
+    if corpus.task not in manifest.WITH_WORDS:
         raise CorpusError(f"{uri}: a corpus of images without conversations; there is nothing to tokenise.")
     if IMAGE not in tokenizer.get_vocab():
         tokenizer.add_tokens([IMAGE], special_tokens=True)

@@ -21,6 +21,9 @@ FORMATS = {
     "slake": "slake",
     "path-vqa": "path_vqa",
     "multiple-choice": "multiple_choice",
+    "masks": "masks",
+    "nifti": "nifti",
+    "coco": "coco",
 }
 NOT_PLACES = ("packaged",)  # formats whose source is not a path or URI
 _TASKS: dict[str, Task] = {
@@ -30,6 +33,9 @@ _TASKS: dict[str, Task] = {
     "slake": "vqa",
     "path-vqa": "vqa",
     "multiple-choice": "vqa",
+    "masks": "annotated",
+    "nifti": "annotated",
+    "coco": "annotated",
 }
 
 

@@ -24,7 +24,7 @@ SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "
 
 def list_items(source: str, options: dict[str, Any]) -> Iterator[Item]:
     """List the images of a folder, or the rows of a CSV whose paths are relative to it."""
-    find = _group_finder(options["group_pattern"])
+    find = group_finder(options["group_pattern"])
     yield from _csv_items(source, options, find) if source.lower().endswith(".csv") else _folder_items(source, find)
 
 
@@ -39,7 +39,7 @@ def transforms(options: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _folder_items(source: str, find: re.Pattern | None) -> Iterator[Item]:
-    sizes = {path: size for path, size in storage.list_sizes(source).items() if _is_image(path)}
+    sizes = {path: size for path, size in storage.list_sizes(source).items() if is_image(path)}
     prefix = len(source.rstrip("/")) + 1
     tails = {path: PurePosixPath(path[prefix:]) for path in sizes}
     # A class may be called "test": the first folders are splits only if all of them are.
@@ -49,7 +49,7 @@ def _folder_items(source: str, find: re.Pattern | None) -> Iterator[Item]:
         yield Item(
             key=str(tail),
             path=path,
-            group=_group(find, str(tail)),
+            group=group_of(find, str(tail)),
             size=sizes[path],
             split=SPLITS[tail.parts[0].lower()] if by_split else None,
             label=folders[0] if folders else None,
@@ -79,7 +79,7 @@ def _csv_items(source: str, options: dict[str, Any], find: re.Pattern | None) ->
         yield Item(
             key=tail or f"row {number}",
             path=path if tail else "",
-            group=((row[column] or "").strip() or tail) if column else _group(find, tail),
+            group=((row[column] or "").strip() or tail) if column else group_of(find, tail),
             size=sizes.get(path, 0),
             split=SPLITS.get(split),
             label=(row.get("label") or "").strip() or None,
@@ -87,13 +87,19 @@ def _csv_items(source: str, options: dict[str, Any], find: re.Pattern | None) ->
         )
 
 
-def _is_image(path: str) -> bool:
+def is_image(path: str) -> bool:
+    """Tell whether a path is that of an image: its suffix says so, and it is not hidden."""
     parts = PurePosixPath(path).parts
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts[-3:])
     return PurePosixPath(path).suffix.lower() in SUFFIXES and not hidden
 
 
-def _group_finder(pattern: str) -> re.Pattern | None:
+def group_finder(pattern: str) -> re.Pattern | None:
+    """Return the expression whose first capture group is a row's group; None where there is no pattern.
+
+    Raises:
+        CorpusError: no regular expression, or one without a capture group.
+    """
     if not pattern:
         return None
     try:
@@ -105,7 +111,12 @@ def _group_finder(pattern: str) -> re.Pattern | None:
     return compiled
 
 
-def _group(find: re.Pattern | None, tail: str) -> str:
+def group_of(find: re.Pattern | None, tail: str) -> str:
+    """Return the group of a relative path: what the expression captures, the path itself where there is none.
+
+    Raises:
+        CorpusError: the expression does not match.
+    """
     if find is None:
         return tail
     match = find.search(tail)
