@@ -40,6 +40,9 @@ class ImageBatch:
         ids: (B,) int64, the row's number within its corpus split; -1 for a hole that fills a padding micro-batch.
         key: what random draws of this micro-batch are keyed by.
         weight: the share of this micro-batch in its step: 1, or 0 for a padding micro-batch.
+        small_images: (B, W, 3, h, w) uint8, W smaller views of the same images; None where the recipe draws none.
+        small_boxes: (B, W, 4), their crops.
+        small_flipped: (B, W), whether they are mirrored.
     """
 
     images: UInt8[Tensor, "B V 3 H W"]
@@ -50,8 +53,42 @@ class ImageBatch:
     ids: Int[Tensor, " B"]
     key: DrawKey
     weight: float = 1.0
+    small_images: UInt8[Tensor, "B W 3 h w"] | None = None
+    small_boxes: Float[Tensor, "B W 4"] | None = None
+    small_flipped: Bool[Tensor, "B W"] | None = None
 
     def to(self, device: torch.device | str) -> ImageBatch:
+        """Return the same batch with every tensor on `device`."""
+        return on_device(self, device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotatedBatch:
+    """One micro-batch of B images, one view each, with what an expert said of them.
+
+    Attributes:
+        images: (B, 3, H, W) uint8, RGB in 0..255; normalisation is the encoder's first step.
+        labels: (B,) int64, class index, -1 where there is no label.
+        masks: (B, H, W) uint8, class index of each pixel, 255 where nothing is known; (B, 0, 0) without masks.
+        boxes: (B, T, 4) float32, (left, top, right, bottom) in pixels of the view; T is 0 without boxes.
+        box_labels: (B, T) int64, class index of each box, -1 for a place that holds none.
+        valid: (B,) bool, False for a hole: a row that could not be read. A hole never counts in a loss.
+        ids: (B,) int64, the row's number within its corpus split; -1 for a hole that fills a padding micro-batch.
+        key: what random draws of this micro-batch are keyed by.
+        weight: the share of this micro-batch in its step: 1, or 0 for a padding micro-batch.
+    """
+
+    images: UInt8[Tensor, "B 3 H W"]
+    labels: Int[Tensor, " B"]
+    masks: UInt8[Tensor, "B R S"]
+    boxes: Float[Tensor, "B T 4"]
+    box_labels: Int[Tensor, "B T"]
+    valid: Bool[Tensor, " B"]
+    ids: Int[Tensor, " B"]
+    key: DrawKey
+    weight: float = 1.0
+
+    def to(self, device: torch.device | str) -> AnnotatedBatch:
         """Return the same batch with every tensor on `device`."""
         return on_device(self, device)
 

@@ -48,7 +48,7 @@ class ImageEncoder(nn.Module):
         Pixels are scaled to [0, 1] and normalised in float32, whatever the backbone's type. A transformer's class token
         is left out of both; the map then has H / patch rows and W / patch columns.
         """
-        pixels = self._normalise(images).to(self._parameter_type())
+        pixels = self.normalise(images).to(self._parameter_type())
         if not self._is_transformer:
             feature_map = self.backbone(pixel_values=pixels).last_hidden_state
         else:
@@ -60,7 +60,33 @@ class ImageEncoder(nn.Module):
             feature_map = tokens.transpose(1, 2).unflatten(2, grid)
         return ImageFeatures(map=feature_map, pooled=feature_map.mean(dim=(2, 3)))
 
-    def _normalise(self, images: Tensor) -> Tensor:
+    @property
+    def map_channels(self) -> tuple[int, ...]:
+        """The channels of the maps that `maps` returns."""
+        if self._is_transformer:
+            return (self.feature_size,)
+        sizes = tuple(self._config.hidden_sizes)
+        return (self._config.embedding_size, *sizes) if self._config.downsample_in_first_stage else sizes
+
+    @property
+    def finest_stride(self) -> int:
+        """How many pixels of a side one cell of the finest map stands for."""
+        return self._config.patch_size if self._is_transformer else 4
+
+    def maps(self, images: UInt8[Tensor, "B 3 H W"]) -> tuple[Tensor, ...]:
+        """Return the feature map of every resolution, the finest first: (B, D_l, R_l, S_l) each.
+
+        Of a ResNet these are the last map of each stage (and the stem's, where the first stage halves it); a
+        transformer has one.
+        """
+        if self._is_transformer:
+            return (self(images).map,)
+        pixels = self.normalise(images).to(self._parameter_type())
+        states = self.backbone(pixel_values=pixels, output_hidden_states=True).hidden_states
+        return tuple(states if self._config.downsample_in_first_stage else states[1:])
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Return pixels in float32, scaled to [0, 1], less the mean and divided by the deviation of each channel."""
         mean, std = (torch.tensor(v, device=images.device).reshape(3, 1, 1) for v in (self.mean, self.std))
         return (images.float() / 255.0 - mean) / std
 

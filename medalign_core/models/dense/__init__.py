@@ -1,0 +1,1 @@
+"""Dense heads: what turns an encoder's maps into masks and boxes."""

@@ -1,0 +1,1 @@
+"""Classification: an encoder with fully connected layers, tuned whole or with the encoder frozen."""

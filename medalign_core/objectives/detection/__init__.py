@@ -1,0 +1,1 @@
+"""Detection: an encoder with a feature pyramid and the head of FCOS."""

@@ -1,0 +1,1 @@
+"""Segmentation: an encoder with a U-Net decoder, by cross-entropy and Dice."""
