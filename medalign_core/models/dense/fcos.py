@@ -52,7 +52,8 @@ class FCOSHead(nn.Module):
         self.central = nn.Conv2d(width, 1, kernel_size=3, padding=1)
         self.scales = nn.Parameter(torch.ones(levels))
         nn.init.normal_(self.classes.weight, std=0.01)
-        nn.init.constant_(self.classes.bias, -math.log(99))  # type: ignore[arg-type]  # a chance of 1 % at first: else the many empty places swamp the loss
+        assert self.classes.bias is not None
+        nn.init.constant_(self.classes.bias, -math.log(99))  # a chance of 1 %: else the empty places swamp the loss
 
     def forward(self, levels: Sequence[Float[Tensor, "B W R S"]], size: tuple[int, int]) -> Located:
         """Return what is said at every place of an input of `size` (height, width)."""

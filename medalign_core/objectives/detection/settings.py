@@ -29,6 +29,7 @@ class Detection:
     """
 
     annotation: ClassVar[str] = "boxes"
+    best: ClassVar[str] = "-loss"
 
     frozen: bool = False
     levels: int = 3
