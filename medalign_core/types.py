@@ -40,9 +40,9 @@ class ImageBatch:
         ids: (B,) int64, the row's number within its corpus split; -1 for a hole that fills a padding micro-batch.
         key: what random draws of this micro-batch are keyed by.
         weight: the share of this micro-batch in its step: 1, or 0 for a padding micro-batch.
-        small_images: (B, W, 3, h, w) uint8, W smaller views of the same images; None where the recipe draws none.
-        small_boxes: (B, W, 4), their crops.
-        small_flipped: (B, W), whether they are mirrored.
+        small_images: (B, Z, 3, h, w) uint8, Z smaller views of the same images; None where the recipe draws none.
+        small_boxes: (B, Z, 4), their crops.
+        small_flipped: (B, Z), whether they are mirrored.
     """
 
     images: UInt8[Tensor, "B V 3 H W"]
@@ -53,9 +53,9 @@ class ImageBatch:
     ids: Int[Tensor, " B"]
     key: DrawKey
     weight: float = 1.0
-    small_images: UInt8[Tensor, "B W 3 h w"] | None = None
-    small_boxes: Float[Tensor, "B W 4"] | None = None
-    small_flipped: Bool[Tensor, "B W"] | None = None
+    small_images: UInt8[Tensor, "B Z 3 h w"] | None = None
+    small_boxes: Float[Tensor, "B Z 4"] | None = None
+    small_flipped: Bool[Tensor, "B Z"] | None = None
 
     def to(self, device: torch.device | str) -> ImageBatch:
         """Return the same batch with every tensor on `device`."""

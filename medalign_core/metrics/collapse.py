@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -20,3 +21,20 @@ def embedding_std(embeddings: Float[Tensor, "B F"], valid: Bool[Tensor, " B"]) -
     mean = (units * weight).sum(dim=0) / count
     variance = ((units - mean).square() * weight).sum(dim=0) / count
     return variance.sqrt().mean() * (embeddings.shape[1] ** 0.5)
+
+
+def effective_rank(embeddings: Float[Tensor, "B F"], valid: Bool[Tensor, " B"]) -> Float[Tensor, ""]:
+    """Return exp of the entropy of the singular values of the centred valid rows, each divided by their sum.
+
+    In [1, min(B - 1, F)]: how many directions the samples vary in (Roy and Vetterli 2007). 1 is collapse onto a line,
+    and is returned for samples that do not vary at all, or fewer than two; `embedding_std` tells those apart.
+    """
+    rows = at_least_float32(embeddings.detach())
+    weight = valid.to(rows.dtype)[:, None]
+    rows = (rows - (rows * weight).sum(dim=0) / weight.sum().clamp(min=1)) * weight
+    gram = rows @ rows.T if len(rows) <= rows.shape[1] else rows.T @ rows
+    gram = torch.nan_to_num(gram, nan=0.0, posinf=0.0, neginf=0.0)  # a diverged step is reported by its loss
+    values = torch.linalg.eigvalsh(gram).clamp(min=0)
+    singular = torch.where(values > values[-1] * len(values) * torch.finfo(values.dtype).eps, values, 0.0).sqrt()
+    share = singular / singular.sum().clamp(min=torch.finfo(values.dtype).tiny)
+    return torch.special.entr(share).sum().exp()

@@ -13,19 +13,27 @@ from medalign_core.ops.graphs import neighbour_means, propagate
 
 
 def new_projector(
-    feature_size: int, projection_size: int, *, depth: int = 1, norm: Literal["none", "batch"] = "none"
+    feature_size: int,
+    projection_size: int,
+    *,
+    depth: int = 1,
+    norm: Literal["none", "batch"] = "none",
+    hidden: int | None = None,
 ) -> nn.Sequential:
     """Return an MLP of `depth` linear maps from D to F, with ReLU between them; depth 1 is one linear map.
 
-    Hidden layers have the width D. `norm="batch"` normalises each hidden layer, and the output when depth is 1.
+    Hidden layers have the width `hidden`, D if None. `norm="batch"` normalises each hidden layer, and the output when
+    depth is 1.
     """
     layers: list[nn.Module] = []
+    width, hidden = feature_size, hidden or feature_size
     for _ in range(depth - 1):
-        layers.append(nn.Linear(feature_size, feature_size, bias=norm == "none"))
+        layers.append(nn.Linear(width, hidden, bias=norm == "none"))
         if norm == "batch":
-            layers.append(nn.BatchNorm1d(feature_size))
+            layers.append(nn.BatchNorm1d(hidden))
         layers.append(nn.ReLU())
-    layers.append(nn.Linear(feature_size, projection_size))
+        width = hidden
+    layers.append(nn.Linear(width, projection_size))
     if norm == "batch" and depth == 1:
         layers.append(nn.BatchNorm1d(projection_size))
     return nn.Sequential(*layers)

@@ -20,10 +20,18 @@ from medalign_core.models.multimodal.settings import Llava
 from medalign_core.objectives.info_nce.settings import InfoNCE
 from medalign_core.objectives.logra_med.settings import AlignedObjective, Autoregressive
 from medalign_core.objectives.lvm_med.settings import LVMMed
+from medalign_core.objectives.self_supervised.contract import SelfSupervised
 
 OBJECTIVES = {
     "lvm_med": "medalign_core.objectives.lvm_med.settings:LVMMed",
     "info_nce": "medalign_core.objectives.info_nce.settings:InfoNCE",
+    "simclr": "medalign_core.objectives.self_supervised.simclr:SimCLR",
+    "moco": "medalign_core.objectives.self_supervised.moco:MoCo",
+    "byol": "medalign_core.objectives.self_supervised.byol:BYOL",
+    "barlow_twins": "medalign_core.objectives.self_supervised.barlow_twins:BarlowTwins",
+    "vicreg": "medalign_core.objectives.self_supervised.vicreg:VICReg",
+    "vicregl": "medalign_core.objectives.self_supervised.vicregl:VICRegL",
+    "swav": "medalign_core.objectives.self_supervised.swav:SwAV",
     "logra_med": "medalign_core.objectives.logra_med.settings:LoGraMed",
     "autoregressive": "medalign_core.objectives.logra_med.settings:Autoregressive",
     "chat_info_nce": "medalign_core.objectives.logra_med.baselines.info_nce:ChatInfoNCE",
@@ -93,7 +101,7 @@ def _check_fit(recipe: Recipe, document: Document) -> None:
     """Check that the objective reads what the model reads: conversations, or views of images."""
     model, objective = recipe.model, recipe.objective
     of_chats = isinstance(objective, Autoregressive | AlignedObjective)
-    if of_chats != isinstance(model, Llava) and (of_chats or isinstance(objective, LVMMed | InfoNCE)):
+    if of_chats != isinstance(model, Llava) and (of_chats or isinstance(objective, LVMMed | InfoNCE | SelfSupervised)):
         needed = (
             "model.type: llava, which reads conversations" if of_chats else "an image encoder, not a model of words"
         )

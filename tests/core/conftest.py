@@ -53,5 +53,12 @@ CHECKED = (
     "objectives.lvm_med.affinity",
     "objectives.lvm_med.loss",
     "objectives.lvm_med.module",
+    "objectives.self_supervised.byol_module",
+    "objectives.self_supervised.moco_module",
+    "objectives.self_supervised.pairwise",
+    "objectives.self_supervised.swav_module",
+    "objectives.self_supervised.target",
+    "objectives.self_supervised.vicregl_module",
+    "objectives.self_supervised.views",
 )
 install_import_hook([f"medalign_core.{part}" for part in CHECKED], "beartype.beartype")

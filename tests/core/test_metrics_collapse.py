@@ -1,7 +1,8 @@
+import numpy as np
 import pytest
 import torch
 
-from medalign_core.metrics.collapse import embedding_std
+from medalign_core.metrics.collapse import effective_rank, embedding_std
 
 
 def everyone(rows: int) -> torch.Tensor:
@@ -31,3 +32,23 @@ def test_holes_do_not_count():
     valid = torch.tensor([True, False, True, True, False, True])
     assert embedding_std(points, valid) == embedding_std(points[valid], everyone(4))
     assert embedding_std(points, torch.zeros(6, dtype=torch.bool)) == 0
+
+
+def test_the_effective_rank_counts_equal_directions_and_is_one_on_a_line():
+    valid = torch.ones(6, dtype=torch.bool)
+    axes = torch.cat([torch.eye(3), -torch.eye(3)])
+    assert effective_rank(axes, valid).item() == pytest.approx(3, rel=1e-4)
+    assert effective_rank(axes @ torch.randn(3, 40, generator=torch.Generator().manual_seed(0)), valid) < 3.001
+    line = torch.arange(6.0)[:, None] * torch.ones(6, 4)
+    assert effective_rank(line, valid).item() == pytest.approx(1, rel=1e-3)
+    assert effective_rank(torch.ones(6, 4), valid).item() == pytest.approx(1)
+
+
+def test_the_effective_rank_is_that_of_the_valid_rows_in_either_shape():
+    for width in (3, 20):
+        rows = torch.randn(8, width, generator=torch.Generator().manual_seed(1))
+        valid = torch.tensor([True] * 6 + [False] * 2)
+        values = np.linalg.svd((rows[:6] - rows[:6].mean(0)).numpy(), compute_uv=False)
+        share = values[values > 1e-4] / values.sum()
+        rows[6:] = 50.0
+        assert effective_rank(rows, valid).item() == pytest.approx(np.exp(-(share * np.log(share)).sum()), rel=1e-3)

@@ -26,6 +26,8 @@ from medalign.training.settings import Train
 from medalign_core.models.settings import ResNet, ViT
 from medalign_core.objectives.info_nce.settings import InfoNCE
 from medalign_core.objectives.lvm_med.settings import LVMMed
+from medalign_core.objectives.self_supervised.byol import BYOL
+from medalign_core.objectives.self_supervised.moco import MoCo
 
 MODELS = {
     "resnet": ResNet(embedding_size=8, hidden_sizes=(8, 16), depths=(1, 1), layer_type="basic"),
@@ -36,6 +38,8 @@ OBJECTIVES = {
         graph_size=8, neighbours=3, projection_size=16, graph_width=16, graph_dropout=0.3, noise_scale=0.1
     ),
     "info_nce": InfoNCE(projection_size=16),
+    "moco": MoCo(projection_size=16, queue_size=30, momentum=0.9, norm_groups=2),
+    "byol": BYOL(projection_size=16, momentum=0.9),
 }
 
 

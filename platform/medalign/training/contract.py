@@ -22,17 +22,17 @@ class StepOutcome:
     gradient_norm: float
 
 
-class BatchNormStatistics(Protocol):
-    """Running statistics that are combined per micro-batch; see running_statistics.py."""
+class Memory(Protocol):
+    """What a module remembers from step to step beside its weights; see step_memory.py."""
 
     def record(self, index: int) -> None:
-        """Keep the statistics that the forward of micro-batch `index` left."""
+        """Keep what the forward of micro-batch `index` left."""
 
     def combine(self, micro_batches: int) -> None:
-        """Fold the recorded statistics of all ranks into the running ones. Collective."""
+        """End a step that was applied: fold in what all ranks recorded. Collective."""
 
     def discard(self) -> None:
-        """Forget the recorded statistics."""
+        """Forget what was recorded."""
 
 
 class TrainingEngine(TensorSource, Protocol):
@@ -42,8 +42,8 @@ class TrainingEngine(TensorSource, Protocol):
     device: torch.device
 
     @property
-    def running(self) -> BatchNormStatistics:
-        """The running statistics of the module's batch norms."""
+    def running(self) -> Memory:
+        """The running statistics of the module's batch norms, and what the module carries."""
 
     def forward(self, batch: Any) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Return (loss, stats) of one micro-batch."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -14,7 +15,7 @@ from medalign.checkpoint.source import WEIGHT
 from medalign.errors import CheckpointError
 from medalign.training.contract import StepOutcome
 from medalign.training.guarded_steps import GuardedSteps
-from medalign.training.running_statistics import RunningStatistics
+from medalign.training.step_memory import StepMemory
 
 PIECE = 1 << 18  # numbers of a rank's part that are gathered at once
 
@@ -68,7 +69,7 @@ class Engine:
         self.module = self._engine.module
         self.device = self._engine.device
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
-        self.running = RunningStatistics(self.module)
+        self.running = StepMemory(self.module, self._whole)
         self._parameters = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
 
     def forward(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
@@ -247,12 +248,20 @@ class Engine:
         return own if own.numel() == size else torch.nn.functional.pad(own, (0, size - own.numel()))
 
     def buffers(self) -> dict[str, Tensor]:
-        """Return the running statistics, the one copy that all ranks share."""
+        """Return the running statistics and what the module carries, the one copy that all ranks share."""
         return self.running.state()
 
     def load_buffers(self, tensors: dict[str, Tensor]) -> None:
-        """Set the running statistics."""
+        """Set them. Collective."""
         self.running.load(tensors)
+
+    def _whole(self) -> AbstractContextManager:
+        """Hold every weight whole; what rank 0 writes meanwhile is every rank's afterwards."""
+        if self._stage < 3:
+            return nullcontext()
+        from deepspeed import zero
+
+        return zero.GatheredParameters(list(self.module.parameters()), modifier_rank=0)
 
     def full_gradients(self) -> Iterator[tuple[str, Tensor]]:
         """Yield each parameter's full mean gradient between `backward` and `step` (tests and diagnosis). Collective."""
