@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from medalign import config
+import yaml
+
+from medalign import config, storage
 from medalign.errors import UserError
 from medalign_core.models.multimodal.settings import Llava
 
@@ -16,11 +18,26 @@ if TYPE_CHECKING:
 
     from medalign_core.models.encoders import ImageEncoder
 
+RECIPE = "recipe.yaml"  # what a run has and a model's directory does not
 MODELS = {
     "resnet": "medalign_core.models.settings:ResNet",
     "vit": "medalign_core.models.settings:ViT",
     "llava": "medalign_core.models.multimodal.settings:Llava",
 }
+
+
+ANNOTATED_OBJECTIVES = {
+    "classification": "medalign_core.objectives.classification.settings:Classification",
+    "segmentation": "medalign_core.objectives.segmentation.settings:Segmentation",
+    "detection": "medalign_core.objectives.detection.settings:Detection",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveSection:
+    """The objective section of a recipe, alone."""
+
+    objective: Any = field(metadata={"table": ANNOTATED_OBJECTIVES})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +51,17 @@ def model_settings(recipe: Mapping[str, Any]) -> Any:
     """Return the model's settings from a resolved recipe."""
     document = config.loads(config.dump_yaml({"model": recipe["model"]}), source="recipe.yaml")
     return config.build(ModelSection, document).model
+
+
+def annotated_objective(recipe: Mapping[str, Any]) -> Any:
+    """Return the settings of an objective of annotated images from a resolved recipe."""
+    document = config.loads(config.dump_yaml({"objective": recipe["objective"]}), source="recipe.yaml")
+    return config.build(ObjectiveSection, document).objective
+
+
+def is_run(source: str | None) -> bool:
+    """Tell whether a place is a run, and not a directory that transformers opens."""
+    return bool(source) and storage.exists(storage.join(str(source), RECIPE))
 
 
 def build_encoder(settings: Any, *, seed: int) -> ImageEncoder:
@@ -59,6 +87,8 @@ def random_encoder(recipe: Mapping[str, Any], seed: int) -> ImageEncoder:
 
     settings = model_settings(recipe)
     _check_encoder(settings)
+    if is_run(settings.source):  # the architecture of the run it goes on from
+        return random_encoder(yaml.safe_load(storage.read_bytes(storage.join(settings.source, RECIPE))), seed)
     if not settings.source:
         return _seeded(settings, draw_seed(seed, "model"))
     with torch.random.fork_rng(devices=[]):

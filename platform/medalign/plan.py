@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from medalign.data import manifest
+from medalign.data.annotated_decode import AnnotatedDecoder
+from medalign.data.annotations import Named, name_classes
 from medalign.data.batches import BatchStream, BlockDecoder
 from medalign.data.chat_decode import TEXTS, ChatDecoder, Text
 from medalign.data.mixture import Mixture
@@ -86,7 +88,7 @@ def plan_run(*, seed: int, data: Data, train: Train, objective: Any, model: Any 
         mixture=mixture,
     )
     total = train.steps or (train.epochs or 0) * order.steps_per_epoch
-    stream = BatchStream(order, source, data, max(1, train.workers), decoder_of(model, objective, data))
+    stream = BatchStream(order, source, data, max(1, train.workers), decoder_of(model, objective, data, seed=seed))
     validation, batches = _validation(stream, train, objective) if train.validate_every else (None, 0)
     return RunPlan(
         stream=stream,
@@ -98,12 +100,45 @@ def plan_run(*, seed: int, data: Data, train: Train, objective: Any, model: Any 
     )
 
 
-def decoder_of(model: Any, objective: Any, data: Data) -> BlockDecoder | None:
-    """Return what decodes rows for a model: conversations for a multimodal one, else None, which is views of images.
+def name_objective(objective: Any, data: Data) -> Any:
+    """Return an objective of annotated images with the classes of its corpora, and any other as it is.
 
     Raises:
-        CorpusError: a multimodal model and a corpus without conversations.
+        CorpusError: a corpus without such annotations.
+        PlanError: the objective names other classes.
     """
+    if not hasattr(objective, "annotation"):
+        return objective
+    found = _named(objective, data).classes
+    if objective.classes and tuple(objective.classes) != found:
+        raise PlanError(
+            f"objective.classes={list(objective.classes)}, but the corpus has {list(found)}; leave the key out."
+        )
+    return replace(objective, classes=found)
+
+
+def _named(objective: Any, data: Data) -> Named:
+    splits = ("train", "val", *data.allow_splits)
+    return name_classes([part.uri for part in data.parts], objective.annotation, splits)
+
+
+def decoder_of(model: Any, objective: Any, data: Data, *, seed: int = 0) -> BlockDecoder | None:
+    """Return what decodes rows for a model and an objective: conversations, or images with annotations.
+
+    None is views of images.
+
+    Raises:
+        CorpusError: a multimodal model and a corpus without conversations, or one without the annotations.
+    """
+    if hasattr(objective, "annotation"):
+        return AnnotatedDecoder(
+            seed=seed,
+            size=data.image_size,
+            views=data.views,
+            annotation=objective.annotation,
+            classes=tuple(objective.classes),
+            most_boxes=_named(objective, data).most_boxes,
+        )
     if not isinstance(model, Llava):
         return None
     for part in data.parts:
@@ -156,7 +191,8 @@ def _validation(stream: BatchStream, train: Train, objective: Any) -> tuple[Batc
         global_batch=size,
         mixture=None,
     )
-    return BatchStream(order, source, stream.data, 1, stream.reads), min(
+    reads = replace(stream.reads, augmented=False) if isinstance(stream.reads, AnnotatedDecoder) else stream.reads
+    return BatchStream(order, source, stream.data, 1, reads), min(
         train.validation_batches, order.steps_per_epoch
     )
 

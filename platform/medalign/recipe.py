@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from medalign import config
-from medalign.build import MODELS
+from medalign.build import ANNOTATED_OBJECTIVES, MODELS
 from medalign.config import Document
 from medalign.data.settings import Data
 from medalign.errors import RecipeError
 from medalign.tracking import Tracking
-from medalign.training.optimizers import AdamW
+from medalign.training.optimizers import LARS, AdamW
 from medalign.training.schedules import Cosine
 from medalign.training.settings import Train
 from medalign_core.models.multimodal.settings import Llava
@@ -38,11 +38,13 @@ OBJECTIVES = {
     "chat_siglip": "medalign_core.objectives.logra_med.baselines.siglip:ChatSigLIP",
     "chat_transport": "medalign_core.objectives.logra_med.baselines.transport:ChatTransport",
     "chat_vlap": "medalign_core.objectives.logra_med.baselines.vlap:ChatVLAP",
+    **ANNOTATED_OBJECTIVES,
 }
 OPTIMIZERS = {
     "adam": "medalign.training.optimizers:Adam",
     "adamw": "medalign.training.optimizers:AdamW",
     "sgd": "medalign.training.optimizers:SGD",
+    "lars": "medalign.training.optimizers:LARS",
 }
 SCHEDULES = {
     "cosine": "medalign.training.schedules:Cosine",
@@ -100,16 +102,33 @@ def open_recipe(name: str, overrides: Sequence[str] = ()) -> tuple[Recipe, Docum
 def _check_fit(recipe: Recipe, document: Document) -> None:
     """Check that the objective reads what the model reads: conversations, or views of images."""
     model, objective = recipe.model, recipe.objective
+    if hasattr(objective, "annotation"):
+        _check_annotated(recipe, document)
     of_chats = isinstance(objective, Autoregressive | AlignedObjective)
     if of_chats != isinstance(model, Llava) and (of_chats or isinstance(objective, LVMMed | InfoNCE | SelfSupervised)):
         needed = (
             "model.type: llava, which reads conversations" if of_chats else "an image encoder, not a model of words"
         )
         raise document.error(("objective", "type"), f"needs {needed}.")
+    if isinstance(recipe.optimizer, LARS) and recipe.train.zero_stage:
+        problem = "must be 0 with optimizer.type: lars: ZeRO cuts layers apart, whose lengths LARS compares."
+        raise document.error(("train", "zero_stage"), problem, value=recipe.train.zero_stage)
     if of_chats and model.text_nodes == "in_context" and "extended" in getattr(objective, "graphs", ()):
         raise document.error(
             ("objective", "graphs"),
             "model.text_nodes: in_context gives no extended nodes; give graphs: [image, answer] or other text_nodes.",
+        )
+
+
+def _check_annotated(recipe: Recipe, document: Document) -> None:
+    if isinstance(recipe.model, Llava):
+        raise document.error(("objective", "type"), "needs an image encoder, not a model of words.")
+    figure = getattr(recipe.objective, "best", None)
+    if figure and recipe.train.validate_every and recipe.train.best == "matching_accuracy":
+        raise document.error(
+            ("train", "best"),
+            f"must be a figure of the objective; write train.best={figure}.",
+            value=recipe.train.best,
         )
 
 

@@ -25,6 +25,7 @@ class Classification:
     """
 
     annotation: ClassVar[str] = "labels"
+    best: ClassVar[str] = "accuracy"
 
     frozen: bool = False
     hidden: tuple[int, ...] = ()

@@ -24,6 +24,7 @@ class Segmentation:
     """
 
     annotation: ClassVar[str] = "masks"
+    best: ClassVar[str] = "dice"
 
     frozen: bool = False
     widths: tuple[int, ...] = (256, 128, 64, 32, 16)

@@ -29,16 +29,28 @@ def open_encoder(source: str, *, checkpoint: Literal["best", "latest"] = "best")
         RunError: neither a run nor a directory, or a run without a complete checkpoint.
         CheckpointError: the checkpoint does not fit the run's recipe.
     """
-    recipe_at = storage.join(source, "recipe.yaml")
-    if not storage.exists(recipe_at):
+    recipe_at = storage.join(source, build.RECIPE)
+    if not build.is_run(source):
         if storage.exists(storage.join(source, "config.json")):
             return _from_directory(source)
         raise RunError(f"{source}: neither a run (recipe.yaml) nor a transformers directory (config.json).")
     recipe: dict[str, Any] = yaml.safe_load(storage.read_bytes(recipe_at))
     saved = catalogue.chosen(source, checkpoint)
-    encoder = build.build_encoder(build.model_settings(recipe), seed=recipe["run"]["seed"])
-    _fill(encoder, saved)
+    encoder = starting_encoder(build.model_settings(recipe), seed=recipe["run"]["seed"])
+    if not recipe.get("objective", {}).get("frozen"):  # else it is what the run began with, and not in its checkpoints
+        _fill(encoder, saved)
     return encoder
+
+
+def starting_encoder(settings: Any, *, seed: int) -> ImageEncoder:
+    """Return the encoder that training starts from: the trained one of a run, if `model.source` is one.
+
+    Raises:
+        UserError: the source cannot be opened.
+    """
+    if build.is_run(getattr(settings, "source", None)):
+        return open_encoder(settings.source)
+    return build.build_encoder(settings, seed=seed)
 
 
 def _from_directory(source: str) -> ImageEncoder:

@@ -67,7 +67,7 @@ class AnnotatedDecoder:
         box_labels = np.full((count, self.most_boxes), -1, dtype=np.int64)
         valid, reasons = np.zeros(count, dtype=bool), [""] * count
         rows, epochs = block["row"].to_numpy(), block["epoch"].to_numpy()
-        said = block[self.columns[-1]] if self.annotation != "labels" else [None] * count
+        said = block[self.columns[-1]].to_pylist() if self.annotation != "labels" else [None] * count
         for place, data in enumerate(block["image"]):
             if not data.is_valid:
                 reasons[place] = "" if rows[place] < 0 else "its shard is damaged"
@@ -76,9 +76,9 @@ class AnnotatedDecoder:
                 image = open_image(data.as_buffer())
                 view = self._view(image, int(epochs[place]), int(rows[place]))
                 if self.annotation == "masks":
-                    masks[place] = view_mask(read_mask(said[place].as_py(), image.size), view, side)
+                    masks[place] = view_mask(read_mask(said[place], image.size), view, side)
                 elif self.annotation == "boxes":
-                    boxes[place], box_labels[place] = self._boxes(said[place].as_py(), view, image.size)
+                    boxes[place], box_labels[place] = self._boxes(said[place], view, image.size)
             except ValueError as error:
                 reasons[place] = str(error)
                 continue

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from medalign import checkpoint, config, storage
+from medalign import build, checkpoint, config, storage
 from medalign.data.settings import Data
 from medalign.errors import StoppedError
 from medalign.launch import folder
 from medalign.launch.interrupts import Interrupts, listening
-from medalign.plan import RunPlan, plan_run
+from medalign.plan import RunPlan, name_objective, plan_run
 from medalign.recipe import Recipe, open_recipe
 from medalign.storage import locks
 from medalign.tracking import check_installed
@@ -101,10 +101,13 @@ def _prepare(name: str, overrides: Sequence[str], *, allow_change: bool) -> tupl
 def _settle(name: str, overrides: Sequence[str], *, allow_change: bool) -> tuple[Recipe, RunPlan, tuple[str, ...]]:
     recipe, document = open_recipe(name, overrides)
     check_installed(recipe.tracking)
+    data = _located(recipe.data)
     settled = replace(
         recipe,
         run=replace(recipe.run, uri=storage.absolute(recipe.run.uri)),
-        data=_located(recipe.data),
+        data=data,
+        model=_started(recipe.model),
+        objective=name_objective(recipe.objective, data),
     )
     plan = plan_run(
         seed=settled.run.seed,
@@ -126,6 +129,15 @@ def _located(data: Data) -> Data:
     if data.mixture is None:
         return replace(data, corpus=storage.absolute(data.corpus))
     return replace(data, mixture=tuple(replace(part, uri=storage.absolute(part.uri)) for part in data.mixture))
+
+
+def _started(model: Any) -> Any:
+    """Return the model section with a whole URI where it goes on from a run, which must have a checkpoint."""
+    source = str(getattr(model, "source", None) or "")
+    if not build.is_run(source):
+        return model
+    checkpoint.catalogue.chosen(source, "best")
+    return replace(model, source=storage.absolute(source))
 
 
 def _has_ended(recipe: Recipe, plan: RunPlan) -> bool:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from medalign import build, checkpoint, config, storage
+from medalign import checkpoint, config, storage
 from medalign.checkpoint import TrainState
+from medalign.checkpoint.trained_encoder import starting_encoder
 from medalign.errors import PlanError
 from medalign.multimodal_models import open_multimodal
 from medalign.plan import RunPlan
@@ -115,7 +116,7 @@ def build_module(recipe: Recipe) -> torch.nn.Module:
 
 
 def _encoder(recipe: Recipe) -> torch.nn.Module:
-    return build.build_encoder(recipe.model, seed=recipe.run.seed)
+    return starting_encoder(recipe.model, seed=recipe.run.seed)
 
 
 def _multimodal(recipe: Recipe) -> torch.nn.Module:

@@ -15,6 +15,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
+def _is_frozen(layer: _BatchNorm) -> bool:
+    """Tell whether a layer stays as it is: its statistics must not change either, not even by rounding."""
+    return not layer.training and layer.weight is not None and not layer.weight.requires_grad
+
+
 class RunningStatistics:
     """The one running copy of every BatchNorm's statistics in a module, in fp32 and the module's order."""
 
@@ -22,7 +27,7 @@ class RunningStatistics:
         self._layers = [
             (name, layer)
             for name, layer in module.named_modules()
-            if isinstance(layer, _BatchNorm) and layer.running_mean is not None
+            if isinstance(layer, _BatchNorm) and layer.running_mean is not None and not _is_frozen(layer)
         ]
         for _, layer in self._layers:  # CPU kernels want buffers of the weights' dtype; the running copy stays fp32
             if layer.weight is not None:
