@@ -79,6 +79,37 @@ class SGD:
         return torch.optim.SGD(_groups(module, self.weight_decay), lr=self.learning_rate, momentum=self.momentum)
 
 
+@dataclass(frozen=True, kw_only=True)
+class LARS:
+    """Layer-wise adaptive rates (You et al. 2017), for large batches. ZeRO cuts layers apart: zero_stage 0 alone.
+
+    Attributes:
+        learning_rate: the base rate that the schedule scales.
+        momentum: in [0, 1).
+        weight_decay: of matrices and filters only; biases and norms have none, and their steps are not adapted.
+        trust: the length of a step at rate 1, relative to that of the layer's weights; > 0.
+    """
+
+    __pydantic_config__: ClassVar[dict] = {"extra": "forbid", "strict": True}
+
+    learning_rate: float = 0.2
+    momentum: float = 0.9
+    weight_decay: float = 1e-6
+    trust: float = 0.001
+
+    def __post_init__(self) -> None:
+        _check(self)
+        if not 0 < self.trust < float("inf"):
+            raise ValueError(f"trust must be > 0 and finite, got {self.trust}.")
+
+    def build(self, module: torch.nn.Module) -> torch.optim.Optimizer:
+        """Return the optimizer of a module's trained parameters."""
+        from medalign.training.lars import LayerwiseAdaptiveRate
+
+        groups = [{**group, "adapts": group["params"][0].ndim > 1} for group in _groups(module, self.weight_decay)]
+        return LayerwiseAdaptiveRate(groups, lr=self.learning_rate, momentum=self.momentum, trust=self.trust)
+
+
 def _groups(module: torch.nn.Module, weight_decay: float) -> list[dict]:
     trained = [p for p in module.parameters() if p.requires_grad]
     decayed = [p for p in trained if p.ndim > 1]
@@ -87,7 +118,7 @@ def _groups(module: torch.nn.Module, weight_decay: float) -> list[dict]:
     return [group for group in groups if group["params"]]
 
 
-def _check(settings: Adam | SGD) -> None:
+def _check(settings: Adam | SGD | LARS) -> None:
     if not settings.learning_rate > 0:
         raise ValueError(f"learning_rate must be > 0, got {settings.learning_rate}.")
     if settings.weight_decay < 0:
