@@ -36,6 +36,19 @@ def show_note(text: str) -> None:
     _console(sys.stderr).print(f"note: {text}")
 
 
+def show_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table."""
+    table = _table(*head)
+    for row in rows:
+        table.add_row(*row)
+    _show(table)
+
+
+def show_line(text: str) -> None:
+    """Print a line."""
+    _line(text)
+
+
 def show_corpus(corpus: Summary, *, whole: bool = False) -> None:
     """Print a corpus: splits and classes, and with `whole` also its columns and origin."""
     table = _table("split", "rows", "groups", "shards", "size")

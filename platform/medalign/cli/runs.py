@@ -10,6 +10,7 @@ from medalign.errors import UserError
 from medalign.recipe import open_recipe, shipped
 
 Which = Literal["best", "latest"]
+TASKS = ("probe", "vqa", "classification", "segmentation", "detection")
 Run = Annotated[str, typer.Argument(metavar="RUN", help="The URI of a run, as `medalign train` prints it.")]
 Corpus = Annotated[str, typer.Option(metavar="URI", help="A prepared corpus.")]
 Checkpoint = Annotated[Which, typer.Option(help="Which checkpoint of the run.")]
@@ -63,7 +64,9 @@ def evaluate(
     ] = None,
     *,
     corpus: Corpus,
-    task: Annotated[str, typer.Option(help="What to evaluate: probe or vqa.")] = "probe",
+    task: Annotated[
+        str, typer.Option(help="What to evaluate: probe, vqa, classification, segmentation or detection.")
+    ] = "probe",
     checkpoint: Checkpoint = "best",
     seeds: Annotated[
         str,
@@ -79,16 +82,16 @@ def evaluate(
     ] = None,
     endpoint: Annotated[str, typer.Option(metavar="URL", help="vqa: ask a chat endpoint that takes images.")] = "",
     model: Annotated[str, typer.Option(help="vqa: the model's name at --endpoint.")] = "",
-    split: Annotated[str, typer.Option(help="vqa: which split.")] = "test",
+    split: Annotated[str, typer.Option(help="All but probe: which split.")] = "test",
     limit: Annotated[int | None, typer.Option(help="vqa: ask only so many questions.")] = None,
     controls: Annotated[bool, typer.Option("--controls", help="vqa: blank and shuffled images beside it.")] = False,
     candidates: Annotated[bool, typer.Option("--candidates", help="vqa: the likeliest option, beside text.")] = False,
     max_new_tokens: Annotated[int, typer.Option(help="vqa: the most tokens of an answer.")] = 64,
     batch: Annotated[int, typer.Option(help="vqa: questions answered at once.")] = 8,
     workers: Annotated[int, typer.Option(help="vqa: models at work on Ray; 0 answers in this process.")] = 0,
-    out: Annotated[str, typer.Option(metavar="URI", help="vqa: where predictions and scores go.")] = "",
+    out: Annotated[str, typer.Option(metavar="URI", help="All but probe: where predictions and scores go.")] = "",
 ) -> None:
-    """Probe a run's frozen encoder on a labelled corpus, or score answers to a corpus's questions.
+    """Probe a run's frozen encoder on a labelled corpus, or score its predictions, or answers to questions.
 
     Beside a probe stand the same encoder untrained, and raw pixels; beside answers, floors that see no image.
     """
@@ -116,10 +119,15 @@ def evaluate(
             settings=settings,
         )
         return
-    if task != "probe":
-        raise UserError(f"no task {task!r}; there is: probe, vqa.")
+    if task not in TASKS:
+        raise UserError(f"no task {task!r}; there is: {', '.join(TASKS)}.")
     if run is None:
         raise UserError("give the URI of a run, as `medalign train` prints it.")
+    if task != "probe":
+        from medalign.cli.annotated import evaluate_annotated
+
+        evaluate_annotated(run, corpus=corpus, task=task, checkpoint=checkpoint, split=split, out=out)
+        return
     wanted = _integers(seeds, "--seeds") if seeds else None
     from medalign.cli.printing import show_scores
     from medalign.evaluation.task import evaluate as probe

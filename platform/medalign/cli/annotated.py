@@ -1,0 +1,17 @@
+"""`medalign evaluate ... --task classification | segmentation | detection`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+
+def evaluate_annotated(
+    run: str, *, corpus: str, task: str, checkpoint: Literal["best", "latest"], split: str, out: str
+) -> None:
+    """Predict and score a split with a run's model, and print the tables."""
+    from medalign.cli.printing_annotated import show_annotated
+    from medalign.evaluation.annotated.settings import AnnotatedSettings
+    from medalign.evaluation.annotated.task import evaluate_annotated as evaluate
+
+    settings = AnnotatedSettings(split=split)
+    show_annotated(evaluate(run, corpus=corpus, task=task, checkpoint=checkpoint, out=out, settings=settings))

@@ -1,0 +1,1 @@
+"""Evaluation of runs on annotated images: classification, segmentation and detection, predictions stored."""

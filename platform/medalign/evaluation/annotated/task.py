@@ -1,0 +1,180 @@
+"""evaluate_annotated(run): predict a corpus's split, store the predictions, score them with intervals and subgroups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from io import BytesIO
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from medalign import storage
+from medalign.checkpoint.trained_module import open_trained
+from medalign.data import manifest as manifests
+from medalign.errors import CorpusError, UserError
+from medalign.evaluation.annotated import result as results
+from medalign.evaluation.annotated.classification import score_classification
+from medalign.evaluation.annotated.detection import score_detection
+from medalign.evaluation.annotated.examples import LeftOut, read_examples
+from medalign.evaluation.annotated.predicting import Progress, predict_split
+from medalign.evaluation.annotated.result import AnnotatedResult, OperatingPoint
+from medalign.evaluation.annotated.scored import Scored, interval, score_subgroups
+from medalign.evaluation.annotated.segmentation import score_segmentation
+from medalign.evaluation.annotated.settings import AnnotatedSettings
+from medalign.evaluation.source import image_size, read_recipe
+from medalign.evaluation.task import BRAND, FOLDER
+
+TASKS = {"classification": "labels", "segmentation": "masks", "detection": "boxes"}
+VALIDATION = "val"
+
+
+def evaluate_annotated(
+    run: str,
+    *,
+    corpus: str,
+    task: str,
+    checkpoint: Literal["best", "latest"] = "best",
+    out: str = "",
+    settings: AnnotatedSettings | None = None,
+    progress: Progress | None = None,
+) -> AnnotatedResult:
+    """Predict a split with a run's model and store predictions and scores in `<run>/evaluations/<corpus>-<task>/`.
+
+    The corpus may be another than the run's: that is evaluation out of distribution. Thresholds always come from the
+    validation split of the corpus that the run was trained on.
+
+    Args:
+        run: the run's URI.
+        corpus: the corpus's URI.
+        task: "classification", "segmentation" or "detection".
+        checkpoint: "best" or "latest".
+        out: where predictions and scores go instead.
+        settings: of the split, the intervals and the metrics.
+        progress: called with the number of images done.
+
+    Raises:
+        UserError: an unknown task, or a run of another one.
+        RunError: no run there, or one that makes no predictions.
+        CorpusError: no corpus, no such split, or annotations that do not fit the run.
+    """
+    settings = settings or AnnotatedSettings()
+    if task not in TASKS:
+        raise UserError(f"no task {task!r}; there is: {', '.join(TASKS)}.")
+    manifest = manifests.read(corpus)
+    manifest.split(settings.split)
+    module, objective = open_trained(run, checkpoint=checkpoint)
+    if objective.annotation != TASKS[task]:
+        raise UserError(f"{run}: was trained on {objective.annotation}, not on {TASKS[task]}; give its own --task.")
+    classes = tuple(objective.classes)
+    if task == "segmentation" and manifest.mask_classes != classes:
+        raise CorpusError(f"{corpus}: its masks are of {list(manifest.mask_classes)}, the run's of {list(classes)}.")
+    recipe, left_out = read_recipe(run), LeftOut()
+    predict: dict[str, Any] = {"size": image_size(run), "batch": settings.batch, "left_out": left_out}
+    predict["progress"] = progress
+    tables = [predict_split(module, objective, corpus, settings.split, **predict)]
+    own = str(recipe["data"].get("corpus") or "")
+    if task == "classification" and own and storage.exists(storage.join(own, manifests.FILE_NAME)):
+        if VALIDATION in manifests.read(own).splits:
+            tables.append(predict_split(module, objective, own, VALIDATION, **{**predict, "left_out": LeftOut()}))
+    known = {
+        "run": storage.absolute(run),
+        "corpus": storage.absolute(corpus),
+        "fingerprint": manifest.fingerprint,
+        "task": task,
+        "checkpoint": checkpoint,
+        "split": settings.split,
+        "classes": classes,
+        "uri": storage.absolute(out) if out else storage.join(storage.absolute(run), FOLDER, f"{manifest.name}-{task}"),
+    }
+    notes = [BRAND] if settings.split in (recipe["data"].get("allow_splits") or ()) else []
+    if own and storage.absolute(own) != known["corpus"]:
+        notes.append("Out of distribution: the run was trained on another corpus.")
+    found = _summarise(tables, known, [*notes, *left_out.notes(settings.split)], settings)
+    _store(found, tables)
+    return found
+
+
+def rescore(uri: str, settings: AnnotatedSettings | None = None) -> AnnotatedResult:
+    """Return the result that stored predictions give, with other settings perhaps; nothing is predicted or written.
+
+    Raises:
+        RunError: no evaluation there.
+        CorpusError: its corpus is gone, or another one.
+    """
+    known = results.load(uri)
+    found = settings or AnnotatedSettings(**known.settings)
+    same = ("run", "corpus", "fingerprint", "task", "checkpoint", "split", "classes")
+    return _summarise(_tables(uri), {name: getattr(known, name) for name in same} | {"uri": uri}, known.notes, found)
+
+
+def scored_of(uri: str) -> Scored:
+    """Return the statistics of an evaluation's stored predictions, for comparisons of several of them.
+
+    Raises:
+        RunError: no evaluation there.
+    """
+    known = results.load(uri)
+    names = ("corpus", "task", "classes", "split")
+    return _score(_tables(uri), {name: getattr(known, name) for name in names}, AnnotatedSettings(**known.settings))
+
+
+def _tables(uri: str) -> list[pa.Table]:
+    table = pq.read_table(BytesIO(storage.read_bytes(storage.join(uri, results.PREDICTIONS))))
+    splits = dict.fromkeys(table["split"].to_pylist())
+    return [table.filter(pa.compute.equal(table["split"], split)) for split in splits]
+
+
+def _score(tables: Sequence[pa.Table], known: dict[str, Any], settings: AnnotatedSettings) -> Scored:
+    corpus, classes = known["corpus"], known["classes"]
+    examples = list(read_examples(corpus, known["split"], size=None, fit="whole", left_out=LeftOut()))
+    try:
+        if known["task"] == "classification":
+            validation = tables[1] if len(tables) > 1 else None
+            attributes = {each.id: each.attributes for each in examples}
+            return score_classification(tables[0], validation, classes, attributes, settings=settings)
+        predicted = dict(zip(tables[0]["id"].to_pylist(), tables[0]["predicted"].to_pylist(), strict=True))
+        if known["task"] == "segmentation":
+            return score_segmentation(examples, predicted, classes, settings=settings)
+        return score_detection(examples, predicted, classes)
+    except ValueError as error:
+        raise CorpusError(f"{corpus}: the {known['split']} split cannot be scored: {error}.") from error
+
+
+def _summarise(
+    tables: Sequence[pa.Table], known: dict[str, Any], notes: Sequence[str], settings: AnnotatedSettings
+) -> AnnotatedResult:
+    scored = _score(tables, known, settings)
+    groups = scored.groups
+
+    def point(entry: OperatingPoint, sensitivity: Any, specificity: Any) -> OperatingPoint:
+        both = (interval(each, groups, settings) for each in (sensitivity, specificity))
+        return replace(entry, **dict(zip(("sensitivity", "specificity"), both, strict=True)))  # type: ignore[arg-type]
+
+    return AnnotatedResult(
+        **known,
+        units=scored.units,
+        count=len(scored.ids),
+        groups=len(set(groups)),
+        level=settings.level,
+        replicates=settings.replicates,
+        primary=scored.primary,
+        metrics={name: interval(each, groups, settings) for name, each in scored.statistics.items()},
+        per_class={
+            name: {metric: interval(each, groups, settings) for metric, each in statistics.items()}
+            for name, statistics in scored.per_class.items()
+        },
+        subgroups=score_subgroups(scored, settings),
+        operating_points=tuple(point(*each) for each in scored.operating_points),
+        reliability=scored.reliability,
+        notes=tuple(dict.fromkeys((*notes, *scored.notes))),
+        settings=asdict(settings),
+    )
+
+
+def _store(found: AnnotatedResult, tables: Sequence[pa.Table]) -> None:
+    sink = BytesIO()
+    pq.write_table(pa.concat_tables(tables), sink, compression="zstd")
+    storage.write_bytes(storage.join(found.uri, results.PREDICTIONS), sink.getvalue())
+    storage.write_bytes(storage.join(found.uri, results.SCORES), found.dumps().encode())
