@@ -1,7 +1,7 @@
 # Two commands do everything: `make demo` and `make test`. Each sets up what it needs; a second call starts at once.
 PYTHON_BIN := .venv/bin
 
-.PHONY: help setup demo test test-slow chaos check bench bench-few-shot bench-memory bench-probes bench-solvers bench-setup clean
+.PHONY: help setup demo test test-slow chaos check bench bench-pretraining bench-few-shot bench-memory bench-probes bench-solvers bench-setup clean
 
 help:  ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -37,6 +37,9 @@ bench-memory: setup  ## memory of a run as its corpus grows tenfold
 
 bench-probes: setup  ## what pretraining brings on two real sets, over seeds
 	@$(PYTHON_BIN)/python bench/probes.py --data "$${DATA:?give DATA=FOLDER, see bench/probes.py}"
+
+bench-pretraining: setup  ## LVM-Med, its ablations and other objectives on three small real sets, over seeds
+	@OMP_NUM_THREADS=1 $(PYTHON_BIN)/python bench/pretraining_comparison.py --data "$${DATA:?give DATA=FOLDER, see bench/pretraining_comparison.py}"
 
 bench-few-shot: setup  ## few-shot methods on five small real sets, over seeds
 	@$(PYTHON_BIN)/python bench/few_shot.py --data "$${DATA:?give DATA=FOLDER, see bench/few_shot.py}"

@@ -66,13 +66,13 @@ def prepare_all(data: Path) -> None:
     prepare(str(data / "bccd" / "BCCD"), out=str(CORPORA / "cells"), name="cells", **cells)
     prepare("packages", format="packaged", out=str(CORPORA / "modalities"), name="modalities")
     with tempfile.TemporaryDirectory() as folder:
-        organs = _by_organ(data / "vqa_rad", Path(folder, "organs"))
+        organs = by_organ(data / "vqa_rad", Path(folder, "organs"))
         shares = {"val": 0.0, "test": 0.5}
         out = str(CORPORA / "organs")
         prepare(str(organs), format="image-folder", out=out, name="organs", licence="CC0", fractions=shares)
 
 
-def _by_organ(source: Path, folder: Path) -> Path:
+def by_organ(source: Path, folder: Path) -> Path:
     """Copy VQA-RAD's images into a folder per organ."""
     questions = json.loads((source / "vqa_rad.json").read_text())
     for name, organ in sorted({(q["image_name"], q["image_organ"]) for q in questions}):

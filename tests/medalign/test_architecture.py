@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from medalign import pretraining
 from medalign.few_shot import open_comparison
+from medalign.pretraining.cells import Cell, run_keys
 from medalign.recipe import open_recipe, shipped
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -103,7 +105,16 @@ def test_every_shipped_comparison_builds(name):
     assert open_comparison(name).primary.shots in open_comparison(name).shots
 
 
+@pytest.mark.parametrize("name", [name for name in shipped() if name.startswith("pretraining/")])
+def test_every_shipped_comparison_of_pretraining_builds_with_all_its_arms(name):
+    comparison = pretraining.open_comparison(name)
+    for task in comparison.tasks:
+        for arm in comparison.arms:
+            keys = run_keys(comparison, Cell(task=task, method=arm, seed=0))
+            assert open_recipe(comparison.base, keys)[0].train.steps == comparison.tasks[task].steps
+
+
 def test_the_shipped_recipes_are_these():
     of_logra_med = [f"logra_med/{name}" for name in ("stage1_llama7b", "stage2_llama7b", "tiny", "vqa_llama7b")]
     of_lvm_med = ["lvm_med/resnet50", "lvm_med/tiny_cpu", "lvm_med/vit_b16"]
-    assert shipped() == ["few_shot/small_sets", *of_logra_med, *of_lvm_med]
+    assert shipped() == ["few_shot/small_sets", *of_logra_med, *of_lvm_med, "pretraining/small_sets"]
