@@ -13,7 +13,7 @@ from annotated_corpus import CLASSES, MASKS, write_annotated
 from test_launch_annotated import BEST, write_recipe
 
 from medalign import train
-from medalign.data.images import encode_mask
+from medalign.data.images import decode_mask, encode_mask
 from medalign.errors import CorpusError, UserError
 from medalign.evaluation.annotated import result as results
 from medalign.evaluation.annotated.classification import score_classification
@@ -88,6 +88,15 @@ def test_another_corpus_is_said_to_be_out_of_distribution_and_thresholds_stay_th
     assert any("Out of distribution" in note for note in other.notes)
     assert [p.threshold for p in other.operating_points] == [p.threshold for p in own.operating_points]
     assert len(own.operating_points) == 2
+
+
+def test_a_prompted_model_is_given_the_boxes_of_the_truth_and_says_so(runs: dict[str, str], corpus: str) -> None:
+    found = evaluate_annotated(runs["box_prompts"], corpus=corpus, task="segmentation", settings=QUICK)
+    assert "Prompted" in found.notes[0]
+    table = pq.read_table(BytesIO(Path(found.uri, results.PREDICTIONS).read_bytes()))
+    masks = dict(zip(table["id"].to_pylist(), table["predicted"].to_pylist(), strict=True))
+    for each in examples_of(corpus):
+        assert set(np.unique(decode_mask(masks[each.id]))) <= set(np.unique(each.mask)) | {0}
 
 
 def test_perfect_masks_score_one_and_an_empty_one_zero(corpus: str) -> None:

@@ -42,17 +42,18 @@ def open_trained(run: str, *, checkpoint: Literal["best", "latest"] = "best") ->
         )
     saved = catalogue.chosen(run, checkpoint)
     encoder = starting_encoder(build.model_settings(recipe), seed=recipe["run"]["seed"])
-    module: nn.Module = settings.build(encoder)  # type: ignore[union-attr]
-    _fill(module, loading.weights(saved), frozen=bool(recipe["objective"].get("frozen")), where=saved.uri)
+    module = build.build_objective(settings, encoder, seed=recipe["run"]["seed"])
+    _fill(module, loading.weights(saved), where=saved.uri)
     return module.eval(), settings
 
 
-def _fill(module: nn.Module, found: dict[str, torch.Tensor], *, frozen: bool, where: str) -> None:
+def _fill(module: nn.Module, found: dict[str, torch.Tensor], *, where: str) -> None:
     """Load every trained weight and every running statistic; each must be there, and no other."""
     state = module.state_dict()
-    wanted = {name for name in state if not name.endswith("num_batches_tracked")}
-    if frozen:
-        wanted = {name for name in wanted if not name.startswith("encoder.")}
+    wanted = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    for name in [name for name in state if name.endswith((".running_mean", ".running_var"))]:
+        weight = f"{name.rpartition('.')[0]}.weight"
+        wanted |= {name} if weight in wanted or weight not in state else set()
     missing, unknown = sorted(wanted - found.keys()), sorted(found.keys() - wanted)
     if missing or unknown:
         raise CheckpointError(f"{where}: does not fit the run's model; missing {missing[:3]}, unknown {unknown[:3]}.")

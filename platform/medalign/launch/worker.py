@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from medalign import checkpoint, config, storage
+from medalign import build, checkpoint, config, storage
 from medalign.checkpoint import TrainState
 from medalign.checkpoint.trained_encoder import starting_encoder
 from medalign.errors import PlanError
@@ -22,7 +22,6 @@ from medalign.training.contract import Session
 from medalign.training.loop import Loop, LoopPlan
 from medalign_core.models.multimodal.settings import Llava
 from medalign_core.objectives.logra_med.settings import INERT_ACCURACY, AlignedObjective
-from medalign_core.ops.draws import draw_seed
 
 THUMBNAIL = 96
 
@@ -110,9 +109,7 @@ def work(recipe: Recipe, plan: RunPlan, session: Session, batches: Batches, *, c
 def build_module(recipe: Recipe) -> torch.nn.Module:
     """Return the objective's module, its weights drawn from the run's seed alone."""
     model = _multimodal(recipe) if isinstance(recipe.model, Llava) else _encoder(recipe)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(draw_seed(recipe.run.seed, "heads"))
-        return recipe.objective.build(model).train()
+    return build.build_objective(recipe.objective, model, seed=recipe.run.seed)
 
 
 def _encoder(recipe: Recipe) -> torch.nn.Module:

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from medalign.data import images
+from medalign.data.annotated_decode import view_mask
 from medalign.evaluation.annotated.examples import Example, LeftOut, read_examples
 
 FOUND = pa.struct(
@@ -89,7 +90,8 @@ def _labels(module: nn.Module, pixels: torch.Tensor, examples: Sequence[Example]
 
 def _masks(module: nn.Module, pixels: torch.Tensor, examples: Sequence[Example], classes: tuple[str, ...]) -> Rows:
     """Bring the logits, not the classes, to each image's own size: a border between pixels stays smooth."""
-    logits = module.predict(pixels).float()  # type: ignore[operator]
+    prompts = (_true_masks(examples, pixels),) if getattr(module, "is_prompted", False) else ()
+    logits = module.predict(pixels, *prompts).float()  # type: ignore[operator]
     rows = []
     for each, own in zip(examples, logits, strict=True):
         width, height = each.size
@@ -97,6 +99,17 @@ def _masks(module: nn.Module, pixels: torch.Tensor, examples: Sequence[Example],
         mask = whole.argmax(0).to(torch.uint8).cpu().numpy()
         rows.append({"predicted": images.encode_mask(mask, each.size)})
     return rows
+
+
+def _true_masks(examples: Sequence[Example], pixels: torch.Tensor) -> torch.Tensor:
+    """Return the true masks as the views show them: a prompted model is given their boxes."""
+    side = pixels.shape[-1]
+    shown = [
+        np.zeros((side, side), dtype=np.uint8) if each.mask is None else view_mask(each.mask, each.view, side)
+        for each in examples
+        if each.view is not None
+    ]
+    return torch.from_numpy(np.stack(shown)).to(pixels.device)
 
 
 def _boxes(module: nn.Module, pixels: torch.Tensor, examples: Sequence[Example], classes: tuple[str, ...]) -> Rows:

@@ -28,6 +28,7 @@ from medalign.evaluation.task import BRAND, FOLDER
 
 TASKS = {"classification": "labels", "segmentation": "masks", "detection": "boxes"}
 VALIDATION = "val"
+PROMPTED = "Prompted: the model was given the box of every true mask; not comparable with figures without prompts."
 
 
 def evaluate_annotated(
@@ -88,7 +89,8 @@ def evaluate_annotated(
         "classes": classes,
         "uri": storage.absolute(out) if out else storage.join(storage.absolute(run), FOLDER, f"{manifest.name}-{task}"),
     }
-    notes = [BRAND] if settings.split in (recipe["data"].get("allow_splits") or ()) else []
+    notes = [PROMPTED] if getattr(module, "is_prompted", False) else []
+    notes += [BRAND] if settings.split in (recipe["data"].get("allow_splits") or ()) else []
     if own and storage.absolute(own) != known["corpus"]:
         notes.append("Out of distribution: the run was trained on another corpus.")
     found = _summarise(tables, known, [*notes, *left_out.notes(settings.split)], settings)
