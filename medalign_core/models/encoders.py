@@ -8,6 +8,8 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
+from medalign_core.models import sam as sam_reader
+from medalign_core.models.sam import SamReading
 from medalign_core.types import ImageFeatures
 
 if TYPE_CHECKING:
@@ -18,7 +20,8 @@ class ImageEncoder(nn.Module):
     """A backbone between raw pixels and features.
 
     Attributes:
-        backbone: a transformers ResNetModel or ViTModel; saved by its own `save_pretrained`, it loads anywhere.
+        backbone: a transformers ResNetModel, ViTModel or SamVisionModel; saved by its own `save_pretrained`, it loads
+            anywhere.
         feature_size: D, the channels of its last feature map.
         mean: what is subtracted from each of R, G, B in [0, 1].
         std: what is divided by, per channel.
@@ -27,18 +30,24 @@ class ImageEncoder(nn.Module):
         TypeError: a backbone of another kind.
     """
 
-    def __init__(self, backbone: nn.Module, *, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(
+        self, backbone: nn.Module, *, mean: tuple[float, ...], std: tuple[float, ...], sam: SamReading | None = None
+    ) -> None:
         super().__init__()
         config: Any = getattr(backbone, "config", None)
         kind = getattr(config, "model_type", None)
-        if kind not in ("resnet", "vit"):
+        if kind not in ("resnet", "vit", sam_reader.KIND):
             raise TypeError(
-                f"the backbone must be a transformers ResNetModel or ViTModel, got {type(backbone).__name__}."
+                "the backbone must be a transformers ResNetModel, ViTModel or SamVisionModel, "
+                f"got {type(backbone).__name__}."
             )
         self.backbone = backbone
         self.feature_size: int = config.hidden_sizes[-1] if kind == "resnet" else config.hidden_size
         self._config = config
-        self._is_transformer = kind == "vit"
+        self._is_transformer = kind != "resnet"
+        self._sam = (sam or SamReading()) if kind == sam_reader.KIND else None
+        if self._sam and self._sam.features == "neck":
+            self.feature_size = config.output_channels
         # plain numbers, not buffers: an engine that casts the module to bfloat16 would round them
         self.mean, self.std = tuple(mean), tuple(std)
 
@@ -49,7 +58,9 @@ class ImageEncoder(nn.Module):
         is left out of both; the map then has H / patch rows and W / patch columns.
         """
         pixels = self.normalise(images).to(self._parameter_type())
-        if not self._is_transformer:
+        if self._sam:
+            feature_map = sam_reader.sam_map(self.backbone, pixels, self._sam)
+        elif not self._is_transformer:
             feature_map = self.backbone(pixel_values=pixels).last_hidden_state
         else:
             size = self._config.image_size

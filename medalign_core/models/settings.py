@@ -105,6 +105,71 @@ class ViT:
         return ImageEncoder(new_vit(self) if backbone is None else backbone, mean=self.mean, std=self.std)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SamViT:
+    """The image encoder of SAM (Kirillov et al. 2023), a ViT with windowed attention; the defaults are ViT-B/16.
+
+    Attributes:
+        source: a local directory or hub id of a pretrained SamVisionModel, or of a whole SamModel; None builds from
+            scratch. Where it is given the sizes below are those of the source and unused.
+        image_size: height and width the absolute positions are learnt for; SAM's are 1024.
+        patch_size: height and width of a patch.
+        hidden_size: width of the tokens.
+        layers: transformer blocks.
+        heads: attention heads; they divide hidden_size.
+        mlp_size: width of the blocks' perceptrons.
+        neck_size: channels of the map after the neck's two convolutions.
+        window_size: height and width of the windows that most blocks attend in, in patches.
+        global_layers: the blocks that attend over the whole map.
+        features: the map "blocks" leave, of `hidden_size` channels (LVM-Med projects 768 for a ViT-B), or the one after
+            the "neck".
+        positions: absolute ones are interpolated to the map's size ("interpolate"), or left out ("drop") as LVM-Med's
+            authors do; relative ones are always used.
+        mean: subtracted from each of R, G, B in [0, 1].
+        std: divided by, per channel.
+    """
+
+    source: str | None = None
+    image_size: int = 224
+    patch_size: int = 16
+    hidden_size: int = 768
+    layers: int = 12
+    heads: int = 12
+    mlp_size: int = 3072
+    neck_size: int = 256
+    window_size: int = 14
+    global_layers: tuple[int, ...] = (2, 5, 8, 11)
+    features: Literal["blocks", "neck"] = "blocks"
+    positions: Literal["interpolate", "drop"] = "interpolate"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "image_size", "patch_size", "hidden_size", "layers", "heads", "mlp_size")
+        _check_positive(self, "neck_size", "window_size")
+        if self.hidden_size % self.heads:
+            raise ValueError(f"heads must divide hidden_size, got {self.heads} and {self.hidden_size}.")
+        if self.image_size % self.patch_size:
+            raise ValueError(f"patch_size must divide image_size, got {self.patch_size} and {self.image_size}.")
+        if any(not 0 <= layer < self.layers for layer in self.global_layers):
+            raise ValueError(f"global_layers must lie in [0, {self.layers - 1}], got {list(self.global_layers)}.")
+        if self.features not in ("blocks", "neck") or self.positions not in ("interpolate", "drop"):
+            raise ValueError(
+                "features must be 'blocks' or 'neck' and positions 'interpolate' or 'drop', "
+                f"got {self.features!r} and {self.positions!r}."
+            )
+        _check_normalisation(self.mean, self.std)
+
+    def build(self, backbone: torch.nn.Module | None = None) -> ImageEncoder:
+        """Return an encoder around `backbone` (a SamVisionModel), or around a new one with random weights."""
+        from medalign_core.models.encoders import ImageEncoder
+        from medalign_core.models.sam import SamReading, new_sam_vit
+
+        reading = SamReading(features=self.features, positions=self.positions)
+        opened = new_sam_vit(self) if backbone is None else backbone
+        return ImageEncoder(opened, mean=self.mean, std=self.std, sam=reading)
+
+
 def _check_positive(settings: object, *names: str) -> None:
     for name in names:
         if getattr(settings, name) < 1:

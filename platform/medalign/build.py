@@ -22,6 +22,7 @@ RECIPE = "recipe.yaml"  # what a run has and a model's directory does not
 MODELS = {
     "resnet": "medalign_core.models.settings:ResNet",
     "vit": "medalign_core.models.settings:ViT",
+    "sam_vit": "medalign_core.models.settings:SamViT",
     "llava": "medalign_core.models.multimodal.settings:Llava",
 }
 
@@ -74,7 +75,7 @@ def build_objective(settings: Any, model: torch.nn.Module, *, seed: int) -> torc
 
     parts: dict[str, Any] = {}
     if source := getattr(settings, "sam", None):
-        parts["sam"] = open_backbone(source, key="objective.sam")
+        parts["sam"] = open_backbone(source, key="objective.sam", whole=True)
         if parts["sam"].config.model_type != "sam":
             raise UserError(f"objective.sam = {source}: a {parts['sam'].config.model_type} model; give a SamModel.")
     with torch.random.fork_rng(devices=[]):
@@ -104,7 +105,7 @@ def build_encoder(settings: Any, *, seed: int) -> ImageEncoder:
 def random_encoder(recipe: Mapping[str, Any], seed: int) -> ImageEncoder:
     """Return the architecture of a resolved recipe with random weights of a seed: the baseline of a probe."""
     import torch
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoModel
 
     from medalign_core.ops.draws import draw_seed
 
@@ -116,26 +117,43 @@ def random_encoder(recipe: Mapping[str, Any], seed: int) -> ImageEncoder:
         return _seeded(settings, draw_seed(seed, "model"))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(draw_seed(seed, "model"))
-        return settings.build(AutoModel.from_config(AutoConfig.from_pretrained(settings.source)))
+        return settings.build(AutoModel.from_config(_config(settings.source)))
 
 
-def open_backbone(source: str, *, key: str = "model.source") -> Any:
+def open_backbone(source: str, *, key: str = "model.source", whole: bool = False) -> Any:
     """Open a transformers model from a local directory or, where there is a network, a hub id.
 
-    Runs no remote code and reads safetensors only: a pickle may run anything.
+    Of a classifier it is the model without its head; of a SAM the image encoder, or the `whole` of it. Runs no remote
+    code and reads safetensors only: a pickle may run anything.
 
     Raises:
-        UserError: it cannot be opened.
+        UserError: it cannot be opened, or lacks weights, which transformers would draw at random.
     """
     from safetensors import SafetensorError
-    from transformers import AutoModel
+    from transformers import MODEL_MAPPING
 
     try:
-        return AutoModel.from_pretrained(source, trust_remote_code=False, use_safetensors=True)
-    except (OSError, ValueError, SafetensorError) as error:
+        settings = _config(source, whole=whole)
+        kind: Any = MODEL_MAPPING[type(settings)]
+        model, info = kind.from_pretrained(
+            source, config=settings, trust_remote_code=False, use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         where = "directory" if os.path.isdir(source) else "directory (or hub id, with a network)"
         cause = " ".join(str(error).split())[:160]
         raise UserError(f"{key} = {source}: not a transformers {where} that can be opened ({cause}).") from error
+    missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))  # a ViT's is not used
+    if missing:
+        raise UserError(f"{key} = {source}: lacks {len(missing)} weights, {missing[0]} among them.")
+    return model
+
+
+def _config(source: str, *, whole: bool = False) -> Any:
+    """Return a source's configuration; of a SAM that of its image encoder, unless it is wanted `whole`."""
+    from transformers import AutoConfig
+
+    found = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    return found.vision_config if found.model_type == "sam" and not whole else found
 
 
 def _check_encoder(settings: Any) -> None:

@@ -32,6 +32,7 @@ CHECKED = (
     "models.multimodal.packing",
     "models.multimodal.pooling",
     "models.projector",
+    "models.sam",
     "objectives.few_shot.contexts",
     "objectives.few_shot.contract",
     "objectives.few_shot.dude.module",

@@ -101,5 +101,5 @@ def test_an_encoder_can_be_copied_and_has_no_state_but_its_backbones():
 
 
 def test_a_backbone_of_another_kind_raises():
-    with pytest.raises(TypeError, match="must be a transformers ResNetModel or ViTModel, got Linear"):
+    with pytest.raises(TypeError, match="must be a transformers ResNetModel, ViTModel or SamVisionModel, got Linear"):
         ResNet().build(torch.nn.Linear(2, 2))

@@ -57,10 +57,10 @@ def _from_directory(source: str) -> ImageEncoder:
     from medalign_core.models import settings
 
     backbone = build.open_backbone(source)
-    kinds: dict[str, Any] = {"resnet": settings.ResNet, "vit": settings.ViT}
+    kinds: dict[str, Any] = {"resnet": settings.ResNet, "vit": settings.ViT, "sam_vision_model": settings.SamViT}
     kind = str(backbone.config.model_type)  # type: ignore[union-attr]
     if kind not in kinds:
-        raise RunError(f"{source}: a {kind} model; image encoders are resnet or vit.")
+        raise RunError(f"{source}: a {kind} model; image encoders are resnet, vit or sam_vision_model.")
     return kinds[kind](source=source, **_normalisation(source)).build(backbone)
 
 
