@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-HARD_END_S = 1.5  # that the stack has left to unwind after the second signal
+HARD_END_S = 1.0  # that the stack has left to unwind after the second signal; Ray adds half a second
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
