@@ -1,5 +1,7 @@
 """Evaluation of runs on annotated images: what is stored gives the scores again, subgroups, volumes, shifts."""
 
+import json
+import shutil
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -97,6 +99,31 @@ def test_a_prompted_model_is_given_the_boxes_of_the_truth_and_says_so(runs: dict
     masks = dict(zip(table["id"].to_pylist(), table["predicted"].to_pylist(), strict=True))
     for each in examples_of(corpus):
         assert set(np.unique(decode_mask(masks[each.id]))) <= set(np.unique(each.mask)) | {0}
+
+
+def test_images_of_the_training_are_told_from_others(runs: dict[str, str], corpus: str, tmp_path: Path) -> None:
+    own = evaluate_annotated(runs["segmentation"], corpus=corpus, task="segmentation", overlap=True, settings=QUICK)
+    assert own.seen == ()
+    assert any("No scored image found" in note for note in own.notes)
+    mixed = shutil.copytree(corpus, tmp_path / "mixed")  # a corpus whose test split is the run's training split
+    (mixed / "test" / "part-00000.parquet").unlink()
+    raw = json.loads((mixed / "manifest.json").read_text())
+    raw["splits"]["test"] = raw["splits"].pop("train")
+    raw["fingerprint"] = "mixed"
+    (mixed / "manifest.json").write_text(json.dumps(raw))
+    found = evaluate_annotated(
+        runs["segmentation"],
+        corpus=str(mixed),
+        task="segmentation",
+        overlap=True,
+        out=f"{tmp_path}/out",
+        settings=QUICK,
+    )
+    assert found.seen is not None
+    assert len(found.seen) == found.count == 32
+    rows = [row for row in found.subgroups if row.attribute == "seen in training"]
+    assert [(row.value, row.units) for row in rows] == [("yes", 32)]
+    assert rescore(found.uri).dumps() == found.dumps()
 
 
 def test_perfect_masks_score_one_and_an_empty_one_zero(corpus: str) -> None:

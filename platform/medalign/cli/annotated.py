@@ -6,7 +6,7 @@ from typing import Literal
 
 
 def evaluate_annotated(
-    run: str, *, corpus: str, task: str, checkpoint: Literal["best", "latest"], split: str, out: str
+    run: str, *, corpus: str, task: str, checkpoint: Literal["best", "latest"], split: str, overlap: bool, out: str
 ) -> None:
     """Predict and score a split with a run's model, and print the tables."""
     from medalign.cli.printing_annotated import show_annotated
@@ -14,4 +14,6 @@ def evaluate_annotated(
     from medalign.evaluation.annotated.task import evaluate_annotated as evaluate
 
     settings = AnnotatedSettings(split=split)
-    show_annotated(evaluate(run, corpus=corpus, task=task, checkpoint=checkpoint, out=out, settings=settings))
+    show_annotated(
+        evaluate(run, corpus=corpus, task=task, checkpoint=checkpoint, overlap=overlap, out=out, settings=settings)
+    )

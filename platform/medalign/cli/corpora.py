@@ -135,6 +135,39 @@ def validate(
         raise typer.Exit(1)
 
 
+@app.command()
+def overlap(
+    corpora: Annotated[list[str], typer.Argument(metavar="URI[:SPLIT]...", help="Two or more; one with its splits.")],
+    *,
+    near: Annotated[bool, typer.Option(help="Also look for resized, cropped and grey copies.")] = True,
+    out: Annotated[str, typer.Option(metavar="FILE", help="Write every pair as JSON.")] = "",
+) -> None:
+    """Find pictures and groups that corpora, or the splits of one, share."""
+    from medalign import storage
+    from medalign.cli.printing import show_line, show_table
+    from medalign.data.overlap import KINDS, find_overlap
+
+    found = find_overlap([_place(text) for text in corpora], near=near)
+    show_table(("place", "pictures"), [(place, f"{count:,}") for place, count in found.pictures.items()])
+    rows = [(between, *(f"{kinds[kind]:,}" for kind in KINDS)) for between, kinds in found.counts().items()]
+    if rows:
+        show_table(("between", *KINDS), rows)
+    for between, count in found.shared_groups.items():
+        show_line(f"{count:,} groups are in {between}")
+    if found.unreadable:
+        show_line(f"note: {found.unreadable:,} pictures could not be decoded and were not compared.")
+    if out:
+        storage.write_bytes(storage.absolute(out), found.dumps().encode())
+    show_line(f"{len(found.pairs):,} pairs of pictures are one, {sum(found.shared_groups.values()):,} groups shared")
+
+
+def _place(text: str) -> tuple[str, str | None]:
+    """Read URI or URI:SPLIT; a URI's own scheme has a colon, too."""
+    uri, colon, split = text.rpartition(":")
+    is_split = bool(colon) and "/" not in split and uri not in ("", "file", "s3", "gs")
+    return (uri, split) if is_split else (text, None)
+
+
 def _fractions(text: str) -> dict[str, float] | None:
     if not text:
         return None

@@ -173,6 +173,11 @@ def write(uri: str, manifest: Manifest) -> None:
     storage.write_bytes(storage.join(uri, FILE_NAME), manifest.dumps().encode())
 
 
+def exists(uri: str) -> bool:
+    """Tell whether there is a corpus."""
+    return storage.exists(storage.join(uri, FILE_NAME))
+
+
 def read(uri: str) -> Manifest:
     """Read a corpus's manifest.
 

@@ -67,6 +67,7 @@ class AnnotatedResult:
         operating_points: sensitivity at a fixed specificity.
         reliability: of a classification.
         notes: what a reader of the numbers must know.
+        seen: ids of scored images that the run, or one that it goes on from, was trained on; None if nobody looked.
     """
 
     run: str
@@ -90,6 +91,7 @@ class AnnotatedResult:
     notes: tuple[str, ...]
     uri: str
     settings: dict[str, Any] = field(default_factory=dict)
+    seen: tuple[str, ...] | None = None
     schema: str = SCHEMA_VERSION
 
     def lines(self) -> list[str]:
@@ -130,6 +132,7 @@ def loads(text: str | bytes, *, where: str) -> AnnotatedResult:
                 "subgroups": tuple(Subgroup(**{**s, "score": _interval(s["score"])}) for s in raw["subgroups"]),
                 "operating_points": tuple(_point(each) for each in raw["operating_points"]),
                 "reliability": _reliability(raw["reliability"]),
+                "seen": None if raw["seen"] is None else tuple(raw["seen"]),
             }
         )
     except (ValueError, KeyError, TypeError) as error:

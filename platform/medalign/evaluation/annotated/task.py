@@ -17,17 +17,19 @@ from medalign.errors import CorpusError, UserError
 from medalign.evaluation.annotated import result as results
 from medalign.evaluation.annotated.classification import score_classification
 from medalign.evaluation.annotated.detection import score_detection
-from medalign.evaluation.annotated.examples import LeftOut, read_examples
+from medalign.evaluation.annotated.examples import Example, LeftOut, read_examples
 from medalign.evaluation.annotated.predicting import Progress, predict_split
 from medalign.evaluation.annotated.result import AnnotatedResult, OperatingPoint
 from medalign.evaluation.annotated.scored import Scored, interval, score_subgroups
 from medalign.evaluation.annotated.segmentation import score_segmentation
 from medalign.evaluation.annotated.settings import AnnotatedSettings
+from medalign.evaluation.lineage import seen_in_training
 from medalign.evaluation.source import image_size, read_recipe
 from medalign.evaluation.task import BRAND, FOLDER
 
 TASKS = {"classification": "labels", "segmentation": "masks", "detection": "boxes"}
 VALIDATION = "val"
+SEEN = "seen in training"  # the attribute that makes two subgroups of the scored images
 PROMPTED = "Prompted: the model was given the box of every true mask; not comparable with figures without prompts."
 
 
@@ -37,6 +39,7 @@ def evaluate_annotated(
     corpus: str,
     task: str,
     checkpoint: Literal["best", "latest"] = "best",
+    overlap: bool = False,
     out: str = "",
     settings: AnnotatedSettings | None = None,
     progress: Progress | None = None,
@@ -51,6 +54,8 @@ def evaluate_annotated(
         corpus: the corpus's URI.
         task: "classification", "segmentation" or "detection".
         checkpoint: "best" or "latest".
+        overlap: look for the scored images among those that the run, and the runs it goes on from, were trained on, and
+            give the scores with and without them.
         out: where predictions and scores go instead.
         settings: of the split, the intervals and the metrics.
         progress: called with the number of images done.
@@ -79,7 +84,7 @@ def evaluate_annotated(
     if task == "classification" and own and storage.exists(storage.join(own, manifests.FILE_NAME)):
         if VALIDATION in manifests.read(own).splits:
             tables.append(predict_split(module, objective, own, VALIDATION, **{**predict, "left_out": LeftOut()}))
-    known = {
+    known: dict[str, Any] = {
         "run": storage.absolute(run),
         "corpus": storage.absolute(corpus),
         "fingerprint": manifest.fingerprint,
@@ -93,7 +98,8 @@ def evaluate_annotated(
     notes += [BRAND] if settings.split in (recipe["data"].get("allow_splits") or ()) else []
     if own and storage.absolute(own) != known["corpus"]:
         notes.append("Out of distribution: the run was trained on another corpus.")
-    found = _summarise(tables, known, [*notes, *left_out.notes(settings.split)], settings)
+    known["seen"], gone = _seen(run, corpus, settings.split) if overlap else (None, [])
+    found = _summarise(tables, known, [*notes, *gone, *left_out.notes(settings.split)], settings)
     _store(found, tables)
     return found
 
@@ -107,7 +113,7 @@ def rescore(uri: str, settings: AnnotatedSettings | None = None) -> AnnotatedRes
     """
     known = results.load(uri)
     found = settings or AnnotatedSettings(**known.settings)
-    same = ("run", "corpus", "fingerprint", "task", "checkpoint", "split", "classes")
+    same = ("run", "corpus", "fingerprint", "task", "checkpoint", "split", "classes", "seen")
     return _summarise(_tables(uri), {name: getattr(known, name) for name in same} | {"uri": uri}, known.notes, found)
 
 
@@ -118,8 +124,18 @@ def scored_of(uri: str) -> Scored:
         RunError: no evaluation there.
     """
     known = results.load(uri)
-    names = ("corpus", "task", "classes", "split")
+    names = ("corpus", "task", "classes", "split", "seen")
     return _score(_tables(uri), {name: getattr(known, name) for name in names}, AnnotatedSettings(**known.settings))
+
+
+def _seen(run: str, corpus: str, split: str) -> tuple[tuple[str, ...], list[str]]:
+    ids, notes = seen_in_training(run, corpus, split)
+    count = f"{len(ids):,} scored images" if ids else "No scored image"
+    return tuple(sorted(ids)), [*notes, f"{count} found among those of the run's training and of the runs before it."]
+
+
+def _marked(example: Example, is_seen: bool) -> Example:
+    return replace(example, attributes={**example.attributes, SEEN: "yes" if is_seen else "no"})
 
 
 def _tables(uri: str) -> list[pa.Table]:
@@ -131,6 +147,8 @@ def _tables(uri: str) -> list[pa.Table]:
 def _score(tables: Sequence[pa.Table], known: dict[str, Any], settings: AnnotatedSettings) -> Scored:
     corpus, classes = known["corpus"], known["classes"]
     examples = list(read_examples(corpus, known["split"], size=None, fit="whole", left_out=LeftOut()))
+    if known["seen"]:
+        examples = [_marked(each, each.id in known["seen"]) for each in examples]
     try:
         if known["task"] == "classification":
             validation = tables[1] if len(tables) > 1 else None
