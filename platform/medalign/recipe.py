@@ -110,6 +110,10 @@ def _check_fit(recipe: Recipe, document: Document) -> None:
             "model.type: llava, which reads conversations" if of_chats else "an image encoder, not a model of words"
         )
         raise document.error(("objective", "type"), f"needs {needed}.")
+    looks = not isinstance(objective, InfoNCE) and getattr(objective, "local", True)
+    if recipe.data.views.small and not looks:
+        problem = "no objective looks at small views: write null; or take objective.type: simclr, or local: true."
+        raise document.error(("data", "views", "small"), problem)
     if isinstance(recipe.optimizer, LARS) and recipe.train.zero_stage:
         problem = "must be 0 with optimizer.type: lars: ZeRO cuts layers apart, whose lengths LARS compares."
         raise document.error(("train", "zero_stage"), problem, value=recipe.train.zero_stage)

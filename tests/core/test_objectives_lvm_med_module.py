@@ -8,8 +8,11 @@ from torch import nn
 
 from medalign_core.models.encoders import ImageEncoder
 from medalign_core.models.settings import ViT
+from medalign_core.objectives.lvm_med.affinity import local_affinity
 from medalign_core.objectives.lvm_med.module import LVMMedModule
 from medalign_core.objectives.lvm_med.settings import PRESETS, LVMMed
+from medalign_core.ops.cosine import cosine_table
+from medalign_core.ops.location import location_grid
 from medalign_core.types import DrawKey, ImageBatch
 
 SMALL = LVMMed(graph_size=8, neighbours=3, projection_size=16, graph_width=16)
@@ -258,3 +261,64 @@ def test_the_whole_way_from_features_to_the_loss_has_the_right_gradient():
         difference = (loss(weight + step * direction) - loss(weight - step * direction)) / (2 * step)
     assert slope.abs().max() > 0
     assert (slope * direction).sum().item() == pytest.approx(difference.item(), rel=1e-5)
+
+
+def with_small(batch: ImageBatch, count: int, size: int = 24) -> ImageBatch:
+    draws = torch.Generator().manual_seed(5)
+    rows = len(batch.valid)
+    corner = 0.5 * torch.rand(rows, count, 2, generator=draws)
+    return replace(
+        batch,
+        small_images=torch.randint(0, 256, (rows, count, 3, size, size), generator=draws, dtype=torch.uint8),
+        small_boxes=torch.cat([corner, torch.full((rows, count, 2), 0.3)], dim=-1),
+        small_flipped=torch.rand(rows, count, generator=draws) < 0.5,
+    )
+
+
+def test_small_views_enter_the_local_affinity_alone_as_a_mean_over_pairs_with_a_large_view():
+    settings = replace(SMALL, message_passing=False, alpha=0.6, local_matches=3, small_matches=2)
+    module = build(settings).eval()
+    batch = with_small(image_batch(8), 2)
+    maps = [module.encoder(batch.images[:, v]).map for v in range(2)]
+    maps += [module.encoder(batch.small_images[:, v]).map for v in range(2)]
+    boxes, flipped = torch.cat([batch.boxes, batch.small_boxes], 1), torch.cat([batch.flipped, batch.small_flipped], 1)
+    cells = [m.flatten(2).transpose(1, 2)[None] for m in maps]
+    grids = [
+        location_grid(boxes[:, v], flipped[:, v], rows=m.shape[2], columns=m.shape[3])[None] for v, m in enumerate(maps)
+    ]
+
+    def local(first: int, second: int, matches: int) -> torch.Tensor:
+        views = (cells[first], cells[second], grids[first], grids[second])
+        return local_affinity(*views, matches=matches, reduction="mean")
+
+    tables = [local(0, 1, 3), *(local(0, small, 2) for small in (2, 3)), *(local(small, 1, 2) for small in (2, 3))]
+    nodes = [module.projector(m.mean(dim=(2, 3)))[None] for m in maps[:2]]
+    expected = 0.6 * cosine_table(*nodes) + 0.4 * torch.stack(tables).mean(dim=0)
+    torch.testing.assert_close(module.match(batch).vertex_affinity, expected)
+
+
+def test_small_views_leave_the_affinity_symmetric_in_the_large_ones():
+    module = build(replace(SMALL, message_passing=False)).eval()
+    batch = with_small(image_batch(8), 3)
+    swapped = replace(batch, images=batch.images.flip(1), boxes=batch.boxes.flip(1), flipped=batch.flipped.flip(1))
+    affinities = [module.match(each).vertex_affinity for each in (batch, swapped)]
+    torch.testing.assert_close(affinities[0], affinities[1].transpose(1, 2))
+
+
+def test_small_views_give_gradients_and_what_is_in_their_holes_does_not_matter():
+    module, batch = build(), with_small(image_batch(16), 2)
+    valid = torch.ones(16, dtype=torch.bool).index_fill(0, torch.tensor([3, 9]), False)
+    losses = []
+    for fill in (0, 255):
+        small = batch.small_images.clone()
+        small[~valid] = fill
+        losses.append(module(replace(batch, small_images=small, valid=valid))[0])
+    assert losses[0] == losses[1]
+    assert any(
+        (a != b).any() for a, b in zip(gradients(build(), batch), gradients(build(), image_batch(16)), strict=True)
+    )
+
+
+def test_small_views_that_nothing_looks_at_raise():
+    with pytest.raises(ValueError, match="small views are for the local affinity, which is off"):
+        build(replace(SMALL, local=False))(with_small(image_batch(8), 1))

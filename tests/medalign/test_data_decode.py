@@ -3,14 +3,16 @@
 import io
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from drawn_images import bomb, encoded, pixels
 from PIL import Image
 
 from medalign.data.decode import Decoder, augment, decode_image, open_image
-from medalign.data.settings import Views
+from medalign.data.settings import SmallViews, Views
 from medalign_core.ops.location import location_grid
+from medalign_core.types import DrawKey
 
 GEOMETRY = Views(jitter=0.0, grey=0.0, blur=0.0)
 
@@ -171,3 +173,42 @@ def test_a_sixteen_bit_or_grey_or_transparent_image_is_read_as_rgb() -> None:
 
 GOLDEN_VIEWS = [(2, 1, 49, 43, True), (3, 8, 49, 38, False), (22, 6, 35, 40, False)]
 GOLDEN_MEANS = [61.4, 112.9, 61.6]
+
+
+def test_small_views_come_beside_the_large_ones_which_stay_as_they_are() -> None:
+    images = [pixels(seed, size=(60, 50), channels=3) for seed in range(3)]
+    rows = [encoded(Image.fromarray(image)) for image in images]
+    rows[1] = rows[1][:40]
+    block = pa.table(
+        {
+            "image": pa.array(rows, pa.large_binary()),
+            "id": ["a", "b", "c"],
+            **{name: np.arange(3) for name in ("row", "label")},
+            **{name: np.zeros(3, dtype=np.int64) for name in ("step", "index", "epoch")},
+        }
+    )
+    plain, small = (
+        Decoder(seed=1, size=32, views=Views(small=views)) for views in (None, SmallViews(count=4, size=16))
+    )
+    without, found = plain(block), small(block)
+    assert not any(name.startswith("small_") for name in without)
+    assert all(np.array_equal(found[name], value) for name, value in without.items())
+    assert found["small_images"].shape == (3, 4, 3, 16, 16)
+    assert np.array_equal(found["small_images"][1], found["small_images"][0])  # a hole shows the first good row
+    area = found["small_boxes"][[0, 2], :, 2] * found["small_boxes"][[0, 2], :, 3]
+    assert 0.06 < area.min() < area.max() < 0.43
+    assert len(np.unique(found["small_boxes"][0], axis=0)) == 4
+    batch = small.collate(found, key=DrawKey(1, 0, 0), weight=1.0)
+    assert batch.small_images is not None
+    assert np.array_equal(batch.small_images.numpy(), found["small_images"])
+    assert plain.collate(without, key=DrawKey(1, 0, 0), weight=1.0).small_images is None
+    assert small.row_bytes == plain.row_bytes + 4 * 3 * 16 * 16
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"count": 0}, "count must be >= 1"), ({"size": 8}, "size in"), ({"scale": (0.5, 0.2)}, "0 < low <= high <= 1")],
+)
+def test_small_views_that_make_no_sense_are_refused(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SmallViews(**change)

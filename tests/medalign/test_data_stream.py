@@ -15,10 +15,12 @@ from striped_corpus import write_corpus
 from medalign.data.batches import BatchStream
 from medalign.data.order import Order
 from medalign.data.reader import RowSource
-from medalign.data.settings import Data
+from medalign.data.settings import Data, SmallViews, Views
 from medalign.data.stream import fold, receive, training_dataset, unfold, write_statistics
 from medalign.errors import OrderError
 from medalign_core.types import ImageBatch
+
+VIEWS = Views(small=SmallViews(count=3, size=20))
 
 
 def tear_some(split: str, i: int, row: dict) -> None:
@@ -34,12 +36,13 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
 def stream_of(corpus: str, world: int, *, global_batch: int = 12) -> BatchStream:
     source = RowSource.open(corpus, ("train",))
     order = Order(seed=2, row_groups=source.sizes, micro_batch=4, global_batch=global_batch, shuffle_rows=24)
-    return BatchStream(order, source, Data(corpus=corpus, image_size=16), world)
+    return BatchStream(order, source, Data(corpus=corpus, image_size=16, views=VIEWS), world)
 
 
 def assert_same(found: ImageBatch, expected: ImageBatch) -> None:
     assert (found.key, found.weight) == (expected.key, expected.weight)
-    for name in ("images", "boxes", "flipped", "valid", "labels", "ids"):
+    views = ("images", "boxes", "flipped")
+    for name in (*views, *(f"small_{name}" for name in views), "valid", "labels", "ids"):
         assert torch.equal(getattr(found, name), getattr(expected, name)), name
 
 

@@ -34,12 +34,16 @@ class ViewFeatures(NamedTuple):
         cells: (2, G, N, P, D), the feature maps' cells, row by row.
         grid: (2, G, N, P, 2), the cells' centres in source coordinates.
         valid: (G, N), False for a hole.
+        small_cells: (Z, G, N, Q, D) those of the small views, Z = 0 without.
+        small_grid: (Z, G, N, Q, 2) their centres.
     """
 
     nodes: Float[Tensor, "2 G N F"]
     cells: Float[Tensor, "2 G N P D"]
     grid: Float[Tensor, "2 G N P 2"]
     valid: Bool[Tensor, "G N"]
+    small_cells: Float[Tensor, "Z G N Q D"]
+    small_grid: Float[Tensor, "Z G N Q 2"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +96,7 @@ class LVMMedModule(nn.Module):
         self._gradient = MatchingGradient(strength=settings.strength, estimator=settings.estimator)
 
     def forward(self, batch: ImageBatch) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
-        """Return (loss, stats) of one micro-batch with two views.
+        """Return (loss, stats) of one micro-batch with two views, and small ones in the local affinity if it has any.
 
         The loss is the surrogate of solvers.implicit, the mean over graphs with at least two valid images: use its
         gradient, and read `hamming` for the loss that is meant. In evaluation mode there is no noise and no dropout.
@@ -102,7 +106,7 @@ class LVMMedModule(nn.Module):
         solver_iterations, and target_solves (share of problems whose second solve could not be skipped).
 
         Raises:
-            ValueError: the batch does not hold whole graphs, or not two views.
+            ValueError: the batch does not hold whole graphs, or not two views; or small ones that nothing looks at.
         """
         affinities, features, _ = self._affinities(batch)
         values = self.settings.values()
@@ -157,30 +161,39 @@ class LVMMedModule(nn.Module):
         if views != 2:
             raise ValueError(f"LVM-Med matches 2 views, got {views}.")
         encoded = stand_ins(batch.valid)
+        small = self._small(batch, encoded)  # before the large views, whose statistics batch norms end with
         images = batch.images[encoded].transpose(0, 1).flatten(0, 1)  # (2 B, 3, H, W), view by view
         maps, pooled = self.encoder(images)
         weight = next(self.projector.parameters())
         nodes = self.projector(pooled.to(weight.dtype))
         shape = (2, rows // self.settings.graph_size, self.settings.graph_size)
         rows_of_map, columns_of_map = maps.shape[2:]
-        grid = location_grid(
-            batch.boxes[encoded].transpose(0, 1).float(),
-            batch.flipped[encoded].transpose(0, 1),
-            rows=rows_of_map,
-            columns=columns_of_map,
-        )
+        cells, grid = _cells(maps, batch.boxes[encoded], batch.flipped[encoded], graphs=shape[1])
         features = ViewFeatures(
             nodes=at_least_float32(nodes).unflatten(0, shape),
-            cells=maps.flatten(2).transpose(1, 2).unflatten(0, shape),
-            grid=grid.unflatten(1, shape[1:]),
+            cells=cells,
+            grid=grid,
             valid=batch.valid.unflatten(0, shape[1:]),
+            small_cells=cells[:0] if small is None else small[0],
+            small_grid=grid[:0] if small is None else small[1],
         )
         return features, (rows_of_map, columns_of_map)
+
+    def _small(self, batch: ImageBatch, encoded: Int[Tensor, " B"]) -> tuple[Tensor, Tensor] | None:
+        """Return the cells of the small views and their centres, None without."""
+        if batch.small_images is None:
+            return None
+        if not self.settings.local:
+            raise ValueError("small views are for the local affinity, which is off: draw none, or set local: true.")
+        assert batch.small_boxes is not None
+        assert batch.small_flipped is not None
+        maps = self.encoder(batch.small_images[encoded].transpose(0, 1).flatten(0, 1)).map
+        graphs = len(batch.valid) // self.settings.graph_size
+        return _cells(maps, batch.small_boxes[encoded], batch.small_flipped[encoded], graphs=graphs)
 
     def _compare(self, features: ViewFeatures, key: DrawKey) -> Affinities:
         """Return the affinities between the graphs of the two views, in float32 at least."""
         settings, valid = self.settings, features.valid
-        values = settings.values()
         order = draw_orders(key, *valid.shape).to(valid.device)
         edges = [
             knn_edges(features.nodes[0], settings.neighbours, valid=valid),
@@ -190,10 +203,7 @@ class LVMMedModule(nn.Module):
         nodes_s, nodes_t = self._pass_messages(features.nodes, edges, masks, key)
         vertex = cosine_table(nodes_s, nodes_t)
         if settings.local:
-            local = local_affinity(
-                *features.cells, *features.grid, matches=values.local_matches, reduction=values.local_reduction
-            )
-            vertex = settings.alpha * vertex + (1 - settings.alpha) * local
+            vertex = settings.alpha * vertex + (1 - settings.alpha) * self._local(features)
         return Affinities(
             vertex=torch.where(valid[:, :, None] & valid[:, None, :], vertex, 0.0),
             nodes_s=nodes_s,
@@ -203,6 +213,17 @@ class LVMMedModule(nn.Module):
             valid=valid,
             order=order,
         )
+
+    def _local(self, features: ViewFeatures) -> Float[Tensor, "G N N"]:
+        """Return the local affinity of s with t, averaged with s and each small view, and each small view and t."""
+        values = self.settings.values()
+        (s, t), (at_s, at_t) = features.cells, features.grid
+        found = [local_affinity(s, t, at_s, at_t, matches=values.local_matches, reduction=values.local_reduction)]
+        for small, at in zip(features.small_cells, features.small_grid, strict=True):
+            for pair in ((s, small, at_s, at), (small, t, at, at_t)):
+                matches = self.settings.small_matches
+                found.append(local_affinity(*pair, matches=matches, reduction=values.local_reduction))
+        return torch.stack(found).mean(dim=0)
 
     def _pass_messages(
         self, nodes: Tensor, edges: list[Tensor], masks: list[Tensor], key: DrawKey
@@ -217,6 +238,16 @@ class LVMMedModule(nn.Module):
             draws=generator(*key, "dropout"),
         )
         return hidden.unflatten(0, nodes.shape[:2]).unbind(dim=0)
+
+
+def _cells(
+    maps: Float[Tensor, "M D R S"], boxes: Float[Tensor, "B V 4"], flipped: Bool[Tensor, "B V"], *, graphs: int
+) -> tuple[Float[Tensor, "V G N P D"], Float[Tensor, "V G N P 2"]]:
+    """Return the cells of maps that lie view by view, and their centres."""
+    rows, columns = maps.shape[2:]
+    grid = location_grid(boxes.transpose(0, 1).float(), flipped.transpose(0, 1), rows=rows, columns=columns)
+    cells = maps.flatten(2).transpose(1, 2).unflatten(0, (boxes.shape[1], graphs, -1))
+    return cells, grid.unflatten(1, (graphs, -1))
 
 
 def _retrieval_accuracy(affinities: Affinities, valid: Bool[Tensor, "G N"]) -> Float[Tensor, ""]:

@@ -51,6 +51,8 @@ class LVMMed:
         graph_dropout: probability of a zero between them, in [0, 1); the paper is silent, sister code has 0.5.
         alpha: share of the global in the vertex affinity, the local has 1 - alpha; in [0, 1].
         local_matches: gamma, cells of a map that count in the local affinity: the best matched; 0 counts all.
+        small_matches: gamma between a large and a small view, where the recipe draws small ones. Graphs are of the two
+            large views; the local affinity is then the mean over all pairs of a large view with any other.
         local_reduction: "mean" over both terms and both directions, in [-1, 1]; "sum" of all four, in [-4, 4].
         edge_weight: w, weight of the second-order term in the matching problem.
         strength: lambda of the gradient estimator. The published 80 is saturated: every value above about 10 gives
@@ -80,6 +82,7 @@ class LVMMed:
     graph_dropout: float = 0.0
     alpha: float = 0.8
     local_matches: int | None = None
+    small_matches: int = 4
     local_reduction: Literal["mean", "sum"] | None = None
     edge_weight: float | None = None
     strength: float = 80.0
@@ -113,6 +116,8 @@ class LVMMed:
 
     def _check_choices(self) -> None:
         values = self.values()
+        if self.small_matches < 0:
+            raise ValueError(f"small_matches must be >= 0, got {self.small_matches}.")
         if values.local_matches < 0 or not 0 <= values.noise_scale < float("inf"):
             raise ValueError(
                 f"local_matches and noise_scale must be >= 0, got {values.local_matches} and {values.noise_scale}."

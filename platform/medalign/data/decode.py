@@ -6,7 +6,7 @@ import io
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -33,6 +33,15 @@ class View(NamedTuple):
     flipped: bool
 
 
+class _Kind(NamedTuple):
+    """Views of one size: so many of each image, their side, what their draws are keyed by, how they are drawn."""
+
+    number: int
+    size: int
+    key: str
+    views: Views
+
+
 @dataclass(frozen=True)
 class Decoder:
     """Turns blocks of encoded rows into arrays of views.
@@ -55,7 +64,8 @@ class Decoder:
     @property
     def row_bytes(self) -> int:
         """Bytes of one decoded row."""
-        return VIEWS * 3 * self.size**2
+        small = self.views.small
+        return VIEWS * 3 * self.size**2 + (3 * small.count * small.size**2 if small else 0)
 
     def __call__(self, block: pa.Table) -> dict[str, np.ndarray]:
         """Return a block's views; a row that cannot be decoded becomes a hole, the others keep their place.
@@ -63,10 +73,9 @@ class Decoder:
         A hole carries the pixels of the block's first good row, so that batch statistics never see a blank image; its
         `reason` says what is wrong with it.
         """
-        count, side = len(block), self.size
-        pixels = np.zeros((count, VIEWS, 3, side, side), dtype=np.uint8)
-        boxes = np.tile(np.array([0, 0, 1, 1], dtype=np.float32), (count, VIEWS, 1))
-        flipped = np.zeros((count, VIEWS), dtype=bool)
+        count = len(block)
+        kinds = self._kinds()
+        arrays = {name: _blank(count, kind) for name, kind in kinds.items()}
         valid = np.zeros(count, dtype=bool)
         reasons = [""] * count
         rows, epochs = block["row"].to_numpy(), block["epoch"].to_numpy()
@@ -79,15 +88,26 @@ class Decoder:
             if image is None:
                 reasons[place] = "" if rows[place] < 0 else "its shard is damaged"
                 continue
-            for v in range(VIEWS):
-                key = (self.seed, "view", int(epochs[place]), int(rows[place]), v)
-                pixels[place, v], boxes[place, v], flipped[place, v] = augment(image, side, self.views, key=key)
+            for name, kind in kinds.items():
+                for v in range(kind.number):
+                    key = (self.seed, kind.key, int(epochs[place]), int(rows[place]), v)
+                    for array, value in zip(arrays[name], augment(image, kind.size, kind.views, key=key), strict=True):
+                        array[place, v] = value
             valid[place] = True
-        if valid.any() and not valid.all():
-            pixels[~valid] = pixels[np.argmax(valid)]
         known = {name: block[name].to_numpy() for name in ("row", "label", "step", "index")}
-        views = {"images": pixels, "boxes": boxes, "flipped": flipped, "valid": valid}
+        views = {"valid": valid}
+        for name, (pixels, boxes, flipped) in arrays.items():
+            if valid.any() and not valid.all():
+                pixels[~valid] = pixels[np.argmax(valid)]
+            views |= {f"{name}images": pixels, f"{name}boxes": boxes, f"{name}flipped": flipped}
         return {**views, **known, **text_columns(id=block["id"].to_pylist(), reason=reasons)}
+
+    def _kinds(self) -> dict[str, _Kind]:
+        """Return the kinds of views, by what the names of their arrays begin with."""
+        kinds = {"": _Kind(VIEWS, self.size, "view", self.views)}
+        if small := self.views.small:
+            kinds["small_"] = _Kind(small.count, small.size, "small view", replace(self.views, scale=small.scale))
+        return kinds
 
     def collate(self, arrays: dict[str, np.ndarray], *, key: DrawKey, weight: float) -> ImageBatch:
         """Return the ImageBatch of decoded arrays."""
@@ -104,6 +124,11 @@ class Decoder:
             ids=torch.from_numpy(np.array(arrays["row"])),
             key=key,
             weight=weight,
+            **{
+                f"small_{name}": torch.from_numpy(np.array(arrays[f"small_{name}"]))
+                for name in ("images", "boxes", "flipped")
+                if self.views.small
+            },
         )
 
 
@@ -172,6 +197,13 @@ def augment(image: Image.Image, size: int, settings: Views, *, key: tuple[int | 
     full_width, full_height = image.size
     box = (top / full_height, left / full_width, height / full_height, width / full_width)
     return View(_pixels(view), box, flipped)
+
+
+def _blank(rows: int, kind: _Kind) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return pixels, boxes and whether they are mirrored, of rows that are still to be decoded."""
+    pixels = np.zeros((rows, kind.number, 3, kind.size, kind.size), dtype=np.uint8)
+    boxes = np.tile(np.array([0, 0, 1, 1], dtype=np.float32), (rows, kind.number, 1))
+    return pixels, boxes, np.zeros((rows, kind.number), dtype=bool)
 
 
 def text_columns(**columns: Sequence[str | None]) -> dict[str, np.ndarray]:

@@ -8,6 +8,29 @@ from typing import ClassVar, Literal
 
 
 @dataclass(frozen=True, kw_only=True)
+class SmallViews:
+    """Smaller views beside the two large ones (multi-crop, Caron et al. 2020); the rest is as of the large ones.
+
+    Attributes:
+        count: how many of each image.
+        size: their side in pixels.
+        scale: the share of the image's area that a small crop shows, drawn uniformly from [low, high].
+    """
+
+    __pydantic_config__: ClassVar[dict] = {"extra": "forbid", "strict": True}
+
+    count: int = 4
+    size: int = 96
+    scale: tuple[float, float] = (0.08, 0.4)
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or not 16 <= self.size <= 4096:
+            raise ValueError(f"count must be >= 1 and size in [16, 4096] pixels, got {self.count} and {self.size}.")
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"scale must be [low, high] with 0 < low <= high <= 1, got {list(self.scale)}.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Views:
     """How one image becomes two views (LVM-Med, section 3.1; numbers of the authors' development script).
 
@@ -22,6 +45,7 @@ class Views:
         blur: probability of a Gaussian blur.
         blur_radius: its radius in pixels of a 224 px view (scaled to the view's size), drawn from [low, high].
         force_grey: drop the colour always (destroys stains: off; the development script had it on).
+        small: smaller views beside the two; None for none.
     """
 
     __pydantic_config__: ClassVar[dict] = {"extra": "forbid", "strict": True}
@@ -38,6 +62,7 @@ class Views:
     blur: float = 0.5
     blur_radius: tuple[float, float] = (0.1, 2.0)
     force_grey: bool = False
+    small: SmallViews | None = None
 
     def __post_init__(self) -> None:
         for name in ("flip", "jitter", "grey", "blur"):
