@@ -70,6 +70,33 @@ class Telling(InfoNCE):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Failing(InfoNCE):
+    """InfoNCE that raises on one rank, and leaves the time at which it did in a file.
+
+    Attributes:
+        fails_at: the step.
+        rank: the rank.
+        marker: the file.
+    """
+
+    fails_at: int = 5
+    rank: int = 1
+    marker: str = ""
+
+    def build(self, model: nn.Module) -> InfoNCEModule:
+        """Return the module."""
+        module = InfoNCEModule(self, model)
+        module.register_forward_pre_hook(self._fail)
+        return module
+
+    def _fail(self, module: nn.Module, arguments: tuple[ImageBatch]) -> None:
+        (batch,) = arguments
+        if (batch.key.step, int(os.environ["RANK"])) == (self.fails_at, self.rank):
+            Path(self.marker).write_text(str(time.time()))
+            raise KeyError("planted")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Slow(InfoNCE):
     """InfoNCE whose forwards take long from step 3 on.
 

@@ -14,6 +14,7 @@ from chaos_rig import RECIPE, figures
 from striped_corpus import write_corpus
 
 from medalign import checkpoint, train
+from medalign.errors import MedAlignError
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1500)]
 STEPS, KILLS, RECOVERY_S = 60, (7, 17, 26, 38, 49), 30
@@ -98,3 +99,16 @@ def test_workers_killed_five_times_leave_no_trace(place: Path, ray_local: None) 
     repeated = len({(line["pid"], line["step"]) for line in told(place, killed) if line["index"] == 0}) - STEPS
     assert repeated <= 3 * len(KILLS)
     assert max(seconds for *_, seconds in killer.recoveries) <= RECOVERY_S
+
+
+def test_a_rank_that_raises_ends_the_run_soon_and_is_named(place: Path, ray_local: None) -> None:
+    file, _ = options(place, place / "failing", max_failures=0)
+    marker = place / "raised"
+    failing = {"type": "own_objectives:Failing", "projection_size": 8, "marker": str(marker)}
+    with pytest.raises(MedAlignError) as found:
+        train(file, ["objective=" + json.dumps(failing)])
+    seconds = time.time() - float(marker.read_text())
+    print(f"R17 on Ray: the run ends {seconds:.1f} s after rank 1 raised: {found.value}")  # noqa: T201
+    assert "rank 1, step 5: training failed (KeyError)" in str(found.value)
+    assert seconds < 15
+    assert not (place / "failing" / "run.lock").exists()
