@@ -148,7 +148,10 @@ def test_a_run_is_not_taken_over_by_another_recipe(refused, tmp_path, corpus):
         (["data", "show", "nowhere"], "nowhere: no corpus here"),
         (["evaluate", "nowhere", "--corpus", "nowhere"], "nowhere: no corpus here"),
         (["evaluate", "nowhere", "--corpus", "nowhere", "--seeds", "a"], "--seeds a: not whole numbers; write e.g."),
-        (["evaluate", "nowhere", "--corpus", "nowhere", "--task", "quiz"], "no task 'quiz'; there is: probe, vqa, classification"),
+        (
+            ["evaluate", "nowhere", "--corpus", "nowhere", "--task", "quiz"],
+            "no task 'quiz'; there is: probe, vqa, classification",
+        ),
         (["report", "nowhere"], "nowhere: no run here"),
         (["export", "nowhere", "--to", "there"], "nowhere"),
         (["embed", "nowhere", "--corpus", "nowhere", "--out", "there"], "nowhere: no corpus here"),
