@@ -138,9 +138,9 @@ def vindr(root: Path) -> Path:
     for n in range(COUNT):
         _write(root / f"{n:032x}.png", encoded(_picture(n, colour=False)))
         pictures.append({"id": n, "file_name": f"{n:032x}.png", "width": 40, "height": 40})
-        for _ in range(n % 3):
+        for kind in draw.permutation(14)[: 6 * (n % 3)]:
             corner = [float(v) for v in draw.integers(0, 20, size=2)]
-            notes.append({"id": len(notes), "image_id": n, "category_id": n % 14, "bbox": [*corner, 12.0, 9.0]})
+            notes.append({"id": len(notes), "image_id": n, "category_id": int(kind), "bbox": [*corner, 12.0, 9.0]})
     names = [{"id": c, "name": f"finding {c}"} for c in range(14)]
     (root / "instances.json").write_text(json.dumps({"images": pictures, "annotations": notes, "categories": names}))
     return root / "instances.json"

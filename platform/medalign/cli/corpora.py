@@ -188,7 +188,7 @@ def _pairs(words: Iterable[str], name: str) -> dict[str, Any]:
         if not equals or not key.strip():
             raise UserError(f"{name} {word}: write KEY=VALUE.")
         try:
-            found[key.strip()] = parse(value)[0]
+            found[key.strip()] = parse(value)[0] if value else ""
         except Unreadable as error:
             raise UserError(f"{name} {word}: {error.problem}") from None
     return found

@@ -19,7 +19,11 @@ OPTIONS: dict[str, Any] = {
 }
 LICENCE = "unknown"
 SUFFIXES = frozenset(".png .jpg .jpeg .jpe .tif .tiff .bmp .gif .webp .jp2 .j2k .pgm .ppm .pnm".split())
-SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 
 
 def list_items(source: str, options: dict[str, Any]) -> Iterator[Item]:

@@ -31,8 +31,9 @@ OPTIONS: dict[str, Any] = {
     "clip": "0.5,99.5",  # percentiles of a volume's finite grey levels that become 0 and 255
     "window": "",  # instead: the levels themselves, e.g. "-160,240" Hounsfield units
     "images": "images",  # the folder of volumes; "" for the source itself
-    "masks": "masks",  # the folder of masks
-    "mask_suffix": "",  # what a mask's name has behind its volume's
+    "masks": "masks",  # the folder of masks; "" for the source itself
+    "image_suffix": "",  # what a volume's name ends with that its mask's lacks, e.g. "_flair"; others are left alone
+    "mask_suffix": "",  # what a mask's name ends with instead, e.g. "_seg"
     "group_pattern": "",  # a regular expression; its first capture group in the relative path is the group
 }
 LICENCE = "unknown"
@@ -49,8 +50,9 @@ def list_items(source: str, options: dict[str, Any]) -> Iterator[Item]:
     _check(options)
     mask_values.mask_classes(options)
     sizes = {path: size for path, size in storage.list_sizes(source).items() if path.endswith(SUFFIXES)}
-    volumes, masks = (_named(sizes, source, options[kind]) for kind in ("images", "masks"))
-    if options["images"] == "":
+    masks = _named(sizes, source, options["masks"], options["mask_suffix"]) if options["classes"] else {}
+    volumes = _named(sizes, source, options["images"], options["image_suffix"])
+    if not options["image_suffix"]:
         volumes = {name: path for name, path in volumes.items() if path not in masks.values()}
     if not volumes or (options["classes"] and not masks):
         lacking = "volumes below the folder images" if not volumes else "masks below the folder masks"
@@ -58,7 +60,7 @@ def list_items(source: str, options: dict[str, Any]) -> Iterator[Item]:
     find = group_finder(options["group_pattern"])
     is_split = {PurePosixPath(n).parts[0].lower() for n in volumes} <= SPLITS.keys()
     for name, path in volumes.items():
-        mask = masks.get(name + options["mask_suffix"], "")
+        mask = masks.get(name, "")
         item = Item(
             key=name,
             path=path,
@@ -119,8 +121,8 @@ def _pair(text: str, name: str) -> tuple[float, float]:
     return low, high
 
 
-def _named(sizes: dict[str, int], source: str, folder: str) -> dict[str, str]:
-    """Return the volumes below a folder by their name without it and without the suffix."""
+def _named(sizes: dict[str, int], source: str, folder: str, suffix: str) -> dict[str, str]:
+    """Return the volumes below a folder whose names end with a suffix, by their name without either."""
     found = {}
     for path in sizes:
         parts = PurePosixPath(path[len(source.rstrip("/")) + 1 :]).parts
@@ -128,7 +130,9 @@ def _named(sizes: dict[str, int], source: str, folder: str) -> dict[str, str]:
             continue
         at = parts.index(folder) if folder else -1
         name = str(PurePosixPath(*(part for place, part in enumerate(parts) if place != at)))
-        found[name.removesuffix(".gz").removesuffix(".nii")] = path
+        name = name.removesuffix(".gz").removesuffix(".nii")
+        if name.endswith(suffix):
+            found[name.removesuffix(suffix)] = path
     return found
 
 
