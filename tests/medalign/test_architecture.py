@@ -119,4 +119,5 @@ def test_the_shipped_recipes_are_these():
     of_lvm_med = ["lvm_med/resnet50", "lvm_med/tiny_cpu", "lvm_med/vit_b16"]
     tasks = [name for name in shipped() if name.startswith("lvm_med/downstream/")]
     assert len(tasks) == 24  # test_recipes_downstream.py runs each of them
-    assert shipped() == ["few_shot/small_sets", *of_logra_med, *tasks, *of_lvm_med, "pretraining/small_sets"]
+    of_pretraining = ["pretraining/lvm_med_ablations", "pretraining/small_sets"]
+    assert shipped() == ["few_shot/small_sets", *of_logra_med, *tasks, *of_lvm_med, *of_pretraining]
