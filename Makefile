@@ -1,7 +1,7 @@
 # Two commands do everything: `make demo` and `make test`. Each sets up what it needs; a second call starts at once.
 PYTHON_BIN := .venv/bin
 
-.PHONY: help setup demo test test-slow chaos check bench bench-pretraining bench-few-shot bench-memory bench-probes bench-solvers bench-setup clean
+.PHONY: help setup demo test test-slow chaos check bench bench-pretraining bench-few-shot bench-logra bench-vqa-rad bench-memory bench-probes bench-solvers bench-setup clean
 
 help:  ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -43,6 +43,12 @@ bench-pretraining: setup  ## LVM-Med, its ablations and other objectives on thre
 
 bench-few-shot: setup  ## few-shot methods on five small real sets, over seeds
 	@$(PYTHON_BIN)/python bench/few_shot.py --data "$${DATA:?give DATA=FOLDER, see bench/few_shot.py}"
+
+bench-logra: setup  ## LoGra-Med beside its baselines on real images, over seeds
+	@OMP_NUM_THREADS=1 $(PYTHON_BIN)/python bench/logra_arms --data "$${DATA:?give DATA=FOLDER, see bench/logra_arms}"
+
+bench-vqa-rad: setup  ## VQA-RAD itself: a small model fine-tuned and scored beside the floors, on two splits
+	@$(PYTHON_BIN)/python bench/vqa_rad.py --data "$${DATA:?give DATA=FOLDER, see bench/vqa_rad.py}"
 
 bench-setup: setup
 	@scripts/setup.sh bench
