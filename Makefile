@@ -50,6 +50,15 @@ bench-logra: setup  ## LoGra-Med beside its baselines on real images, over seeds
 bench-vqa-rad: setup  ## VQA-RAD itself: a small model fine-tuned and scored beside the floors, on two splits
 	@$(PYTHON_BIN)/python bench/vqa_rad.py --data "$${DATA:?give DATA=FOLDER, see bench/vqa_rad.py}"
 
+bench-few-shot-tuned: setup  ## the same at 4 shots, every method tuned alike within each support
+	@$(PYTHON_BIN)/python bench/few_shot.py --recipe few_shot/tuned --data "$${DATA:?give DATA=FOLDER, see bench/few_shot.py}"
+
+bench-few-shot-ablations: setup  ## what each part of Dude is worth, and its controls
+	@$(PYTHON_BIN)/python bench/few_shot.py --recipe few_shot/ablations --data "$${DATA:?give DATA=FOLDER, see bench/few_shot.py}"
+
+bench-few-shot-speed: setup  ## Dude's training time, the transport's share of a step, memory at 1,000 classes
+	@$(PYTHON_BIN)/python bench/few_shot_speed.py
+
 bench-setup: setup
 	@scripts/setup.sh bench
 

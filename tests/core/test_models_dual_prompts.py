@@ -2,6 +2,7 @@ import pytest
 import torch
 from few_shot_cases import NAMES, tiny_clip
 
+from medalign_core.models.dual import prompts as learning
 from medalign_core.models.dual.encoder import CONTEXT_START, Injection, PromptTokens
 from medalign_core.models.dual.prompts import PromptLearner, injection_layer, new_contexts
 from medalign_core.ops.draws import generator
@@ -26,9 +27,12 @@ def one_by_one(model, prompts: PromptLearner, injected=None, *, layer: int = 0, 
     return torch.stack(out).unflatten(0, (len(NAMES), -1))
 
 
-def test_prompts_in_a_batch_are_those_encoded_one_by_one():
+@pytest.mark.parametrize("start", [0, 1000])  # every length by itself; all padded to the longest
+def test_prompts_in_a_batch_are_those_encoded_one_by_one(monkeypatch, start):
+    monkeypatch.setattr(learning, "START_TOKENS", start)
     model = tiny_clip(dtype=torch.float64)
     prompts = learner(model)
+    assert (len(prompts.ends) == 1) == (start == 1000)
     torch.testing.assert_close(prompts(), one_by_one(model, prompts), rtol=1e-10, atol=1e-10)
 
 

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from medalign_core.models.dual.encoder import CONTEXT_START, DualEncoder, Injection, PromptTokens, TextTower
+from medalign_core.ops.runs import runs_of_like_length
 
 CONTEXT_STD = 0.02  # of new context vectors: that of CLIP's and BERT's own word embeddings
+START_TOKENS = 16  # what calling the text tower once more costs on a processor, as tokens of work
 
 
 def new_contexts(
@@ -66,17 +68,19 @@ class PromptLearner(nn.Module):
 
         Args:
             tower: frozen (see `freezing`): its mode means nothing.
-            prompts: (C, L), with room for n contexts; columns that are padding everywhere are cut off.
+            prompts: (C, L), with room for n contexts. Classes whose prompts are about as long are encoded together, so
+                that little of the work is padding.
             contexts: (N, n, W), in float32 whatever the tower computes in.
-            chunk: sequences encoded at a time; where there are more, activations are made again in the backward pass,
-                so that memory is that of one chunk.
+            chunk: sequences encoded at a time; where there are more in all, activations are made again in the backward
+                pass, so that memory is that of one chunk.
         """
         super().__init__()
         if chunk < 1:
             raise ValueError(f"chunk must be >= 1, got {chunk}.")
         self.tower, self.chunk = tower, chunk
         self.contexts = nn.Parameter(contexts)
-        longest = int(prompts.attended.sum(dim=1).max())
+        lengths = prompts.attended.sum(dim=1)
+        longest = int(lengths.max())
         ids, attended = (x[:, :longest].to(contexts.device) for x in prompts)
         with torch.no_grad():
             words = tower.embed(ids)
@@ -84,6 +88,11 @@ class PromptLearner(nn.Module):
         self.attended: Tensor
         self.register_buffer("words", words, persistent=False)  # (C, L, W)
         self.register_buffer("attended", attended, persistent=False)
+        most = max(1, chunk // len(contexts))
+        order, ends = runs_of_like_length(lengths.tolist(), most=most, start=START_TOKENS // len(contexts))
+        self.order: Tensor
+        self.register_buffer("order", torch.tensor(order, device=contexts.device), persistent=False)
+        self.ends, self.recomputes = ends, len(words) > most
 
     @classmethod
     def of_classes(cls, model: DualEncoder, names: Sequence[str], contexts: Tensor, *, chunk: int) -> PromptLearner:
@@ -101,18 +110,18 @@ class PromptLearner(nn.Module):
             layer: that block.
             weight: their share.
         """
-        size = max(1, self.chunk // len(self.contexts))
-        recompute = len(self.words) > size and torch.is_grad_enabled()
-        parts = []
-        for start in range(0, len(self.words), size):
-            at = slice(start, start + size)
+        parts, start = [], 0
+        for end in self.ends:
+            at = self.order[start:end]
+            start, attended = end, self.attended[at]
+            longest = int(attended[-1].sum())  # of a run the last is the longest
             vectors = None if injected is None else injected[at]
-            arguments = (self.words[at], self.attended[at], self.contexts, vectors, layer, weight)
-            if recompute:
+            arguments = (self.words[at, :longest], attended[:, :longest], self.contexts, vectors, layer, weight)
+            if self.recomputes and torch.is_grad_enabled():
                 parts.append(checkpoint(self._encode, *arguments, use_reentrant=False, preserve_rng_state=False))
             else:
                 parts.append(self._encode(*arguments))
-        return torch.cat(parts)
+        return torch.cat(parts)[self.order.argsort()]
 
     def _encode(
         self, words: Tensor, attended: Tensor, contexts: Tensor, vectors: Tensor | None, layer: int, weight: float

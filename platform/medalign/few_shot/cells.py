@@ -19,7 +19,7 @@ from medalign import storage
 from medalign.errors import RecipeError
 from medalign.few_shot.features import Features
 from medalign.few_shot.fitting import Fit, TrainViews, fit, predict
-from medalign.few_shot.settings import Method, carries_over
+from medalign.few_shot.settings import Method, Tuning, carries_over
 from medalign_core.models.dual.encoder import DualEncoder, VisualTokens
 from medalign_core.objectives.few_shot.contract import ClassTexts, FewShotMethod, Support
 from medalign_core.objectives.few_shot.transport_method import TransportMethod
@@ -66,7 +66,15 @@ class CellTexts:
     new: ClassTexts | None = None
 
 
-def cell_key(method: Method, texts: CellTexts, support: ndarray, *, fingerprint: str, seed: int) -> str:
+def cell_key(
+    method: Method,
+    texts: CellTexts,
+    support: ndarray,
+    *,
+    fingerprint: str,
+    seed: int,
+    tuning: Tuning | None = None,
+) -> str:
     """Return a hash of everything that decides a cell's predictions but the features, which `fingerprint` stands for.
 
     Args:
@@ -75,15 +83,17 @@ def cell_key(method: Method, texts: CellTexts, support: ndarray, *, fingerprint:
         support: the row ids.
         fingerprint: of encoder, views and test rows.
         seed: of the cell.
+        tuning: how the method is tuned.
     """
+    tuned = [asdict(tuning), method.space] if tuning else None
     known = {
         "method": [type(method.settings).__name__, asdict(method.settings), method.epochs, method.views],
-        "schedule": asdict(method.settings.schedule),
+        "schedule": asdict(method.schedule),
         "texts": asdict(texts),
         "support": list(support),
         "data": fingerprint,
         "seed": seed,
-    }
+    } | ({"tuning": tuned} if tuned else {})
     return hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -123,25 +133,45 @@ def run_cell(
 
 
 def train_cell(
-    cell: Cell, method: Method, texts: ClassTexts, train: Features, *, places: ndarray, encoder: DualEncoder
+    cell: Cell,
+    method: Method,
+    texts: ClassTexts,
+    train: Features,
+    *,
+    places: ndarray,
+    encoder: DualEncoder,
+    watched: bool = True,
 ) -> tuple[FewShotMethod, Fit]:
-    """Return a cell's trained method; arguments and errors are those of `run_cell`."""
+    """Return a cell's trained method, its plans looked at where `watched`; all else is as in `run_cell`."""
+    module, seen, plain = start_cell(cell, method, texts, train, places=places, encoder=encoder)
+    few = VisualTokens(plain.tokens[:WATCHED_IMAGES], plain.pooled[:WATCHED_IMAGES])
+    done = fit(
+        module,
+        seen,
+        method.schedule,
+        epochs=epochs_of_cell(cell, method),
+        views=method.views,
+        seed=cell.seed,
+        watch=(lambda held: _health(held, few)) if watched and isinstance(module, TransportMethod) else None,
+    )
+    return module, done
+
+
+def start_cell(
+    cell: Cell, method: Method, texts: ClassTexts, train: Features, *, places: ndarray, encoder: DualEncoder
+) -> tuple[FewShotMethod, TrainViews, VisualTokens]:
+    """Return a cell's method before training, the views it trains on, and the plain ones of its support."""
     tokens, pooled = torch.from_numpy(train.tokens[places]), torch.from_numpy(train.pooled[places])
     labels = torch.from_numpy(train.rows.labels[places])
     plain = VisualTokens(tokens[:, 0].float(), pooled[:, 0])
     module = _built(cell, method, encoder, texts, Support(features=plain, labels=labels))
     augmented = slice(1, None) if tokens.shape[1] > 1 else slice(0, 1)
-    few = VisualTokens(plain.tokens[:WATCHED_IMAGES], plain.pooled[:WATCHED_IMAGES])
-    done = fit(
-        module,
-        TrainViews(tokens=tokens[:, augmented], pooled=pooled[:, augmented], labels=labels),
-        method.settings.schedule,
-        epochs=method.epochs or method.settings.schedule.epochs_for(cell.shots),
-        views=method.views,
-        seed=cell.seed,
-        watch=(lambda held: _health(held, few)) if isinstance(module, TransportMethod) else None,
-    )
-    return module, done
+    return module, TrainViews(tokens=tokens[:, augmented], pooled=pooled[:, augmented], labels=labels), plain
+
+
+def epochs_of_cell(cell: Cell, method: Method) -> int:
+    """Return how many epochs a cell trains."""
+    return method.epochs_for(cell.shots)
 
 
 def _built(

@@ -20,6 +20,7 @@ from medalign.few_shot.features import FeatureCache, Features, read_images
 from medalign.few_shot.jobs import Job, caches, check_task, features_of_tests, halves, jobs
 from medalign.few_shot.settings import FewShot, Task
 from medalign.few_shot.summary import own_tests
+from medalign.few_shot.tuning import tuned
 from medalign_core.models.dual.encoder import VisualTokens
 from medalign_core.objectives.few_shot.transport_method import TransportMethod
 
@@ -81,7 +82,8 @@ def explain(recipe: FewShot, cell: Cell, *, images: int = 2) -> Explanation:
     cache = next(cache for cache, methods in caches(recipe, encoder) if cell.method in methods)
     tests = features_of_tests(recipe, task, cache)
     data, job = _job(recipe, cell, cache, tests)
-    module, done = train_cell(cell, job.method, job.texts.trained, data.train, places=job.places, encoder=encoder)
+    method, _ = tuned(job, data.train, encoder)
+    module, done = train_cell(cell, method, job.texts.trained, data.train, places=job.places, encoder=encoder)
     if (
         not isinstance(module, TransportMethod)
         or math.isqrt(encoder.image.token_count) ** 2 != encoder.image.token_count

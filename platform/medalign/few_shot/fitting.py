@@ -53,6 +53,15 @@ class Fit:
     health: tuple[dict[str, float], ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """What one epoch did: its mean loss, what the method logged, and its optimizer steps."""
+
+    loss: float
+    stats: dict[str, float]
+    steps: int
+
+
 def fit(
     method: FewShotMethod,
     support: TrainViews,
@@ -77,15 +86,34 @@ def fit(
     Raises:
         NonFiniteError: a loss that is not finite.
     """
+    losses: list[float] = []
+    stats: dict[str, float] = {}
+    steps = 0
+    health: list[dict[str, float]] = []
+    for epoch, done in enumerate(epochs_of(method, support, schedule, epochs=epochs, views=views, seed=seed)):
+        losses.append(done.loss)
+        stats, steps = done.stats, steps + done.steps
+        if watch is not None and is_watched(epoch, epochs):
+            method.eval()
+            health.append({"epoch": epoch, **watch(method)})
+            method.train()
+    method.eval()
+    return Fit(losses=tuple(losses), stats=stats, steps=steps, health=tuple(health))
+
+
+def epochs_of(
+    method: FewShotMethod, support: TrainViews, schedule: Schedule, *, epochs: int, views: int, seed: int
+) -> Iterator[Epoch]:
+    """Train a method epoch by epoch; arguments and errors are those of `fit`.
+
+    Between two epochs it may be used for anything that leaves its parameters alone; its mode is set anew.
+    """
     learnt = [p for p in method.parameters() if p.requires_grad]
     if not epochs or not learnt:
-        method.eval()
-        return Fit(losses=(), stats={}, steps=0)
+        return
     optimizer = _optimizer(schedule, learnt)
-    method.train()
-    losses, stats, steps = [], {}, 0
-    health: list[dict[str, float]] = []
     for epoch in range(epochs):
+        method.train()
         for group in optimizer.param_groups:
             group["lr"] = rate(schedule, epoch, epochs)
         seen: list[tuple[float, int]] = []
@@ -97,17 +125,13 @@ def fit(
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            steps += 1
             seen.append((loss.item(), len(batch.labels)))
             logged.append({name: float(value) for name, value in said.items()})
-        losses.append(sum(value * n for value, n in seen) / sum(n for _, n in seen))
-        stats = {name: float(np.mean([line[name] for line in logged])) for name in logged[0]}
-        if watch is not None and is_watched(epoch, epochs):
-            method.eval()
-            health.append({"epoch": epoch, **watch(method)})
-            method.train()
-    method.eval()
-    return Fit(losses=tuple(losses), stats=stats, steps=steps, health=tuple(health))
+        yield Epoch(
+            loss=sum(value * n for value, n in seen) / sum(n for _, n in seen),
+            stats={name: float(np.mean([line[name] for line in logged])) for name in logged[0]},
+            steps=len(seen),
+        )
 
 
 def is_watched(epoch: int, epochs: int) -> bool:

@@ -17,7 +17,7 @@ from medalign.data import manifest
 from medalign.errors import CorpusError, RecipeError
 from medalign.few_shot.cells import Cell, CellData, CellTexts, cell_key
 from medalign.few_shot.features import FeatureCache, Features, read_labels
-from medalign.few_shot.settings import FewShot, Method, Task, Texts
+from medalign.few_shot.settings import FewShot, Method, Task, Texts, Tuning
 from medalign.few_shot.supports import draw_support
 from medalign_core.models.dual.encoder import DualEncoder
 from medalign_core.objectives.few_shot.contract import ClassTexts
@@ -36,6 +36,7 @@ class Job:
     places: ndarray
     key: str
     uri: str
+    tuning: Tuning | None = None
 
 
 def check_task(recipe: FewShot, task: Task) -> None:
@@ -128,9 +129,19 @@ def jobs(
         for shots, places in drawn.items():
             ids = rows.ids[places]
             cell = Cell(task=name, method=label, shots=shots, seed=seed)
-            key = cell_key(method, texts, ids, fingerprint=fingerprint, seed=seed)
+            key = cell_key(method, texts, ids, fingerprint=fingerprint, seed=seed, tuning=recipe.tuning)
             uri = storage.join(recipe.out, cell.path)
-            found.append(Job(cell=cell, method=method, texts=texts, places=train.places(ids), key=key, uri=uri))
+            found.append(
+                Job(
+                    cell=cell,
+                    method=method,
+                    texts=texts,
+                    places=train.places(ids),
+                    key=key,
+                    uri=uri,
+                    tuning=recipe.tuning,
+                )
+            )
     is_new = frozenset(test for test in tests if test.endswith(f", {NEW}")) if recipe.base_to_new else frozenset()
     return CellData(train=train, tests=tests, new=is_new), found
 

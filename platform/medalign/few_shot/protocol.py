@@ -13,6 +13,7 @@ from medalign.few_shot.cells import CellData, is_done, run_cell, write_cell
 from medalign.few_shot.jobs import Job, caches, check_task, features_of_tests, jobs
 from medalign.few_shot.settings import FewShot
 from medalign.few_shot.summary import Results, summarise
+from medalign.few_shot.tuning import said_of, tuned
 from medalign.recipe import find
 from medalign_core.models.dual.encoder import DualEncoder
 
@@ -71,8 +72,9 @@ def _here(encoder: DualEncoder) -> Runner:
 
 
 def _run(job: Job, data: CellData, encoder: DualEncoder) -> None:
-    found, said = run_cell(job.cell, job.method, job.texts, data, places=job.places, encoder=encoder)
-    write_cell(job.uri, job.key, found, said, data.tests)
+    method, tried = tuned(job, data.train, encoder)
+    found, said = run_cell(job.cell, method, job.texts, data, places=job.places, encoder=encoder)
+    write_cell(job.uri, job.key, found, said | said_of(tried, method), data.tests)
 
 
 def _on_ray(workers: int, encoder: DualEncoder) -> Runner:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from medalign.data.settings import Views
@@ -10,6 +11,7 @@ from medalign.dual_encoders import DUAL_ENCODERS
 from medalign_core.metrics.classification import METRICS
 from medalign_core.models.dual.settings import Bridge
 from medalign_core.objectives.few_shot.registry import FEW_SHOT_METHODS
+from medalign_core.objectives.few_shot.schedule import Schedule
 
 STRICT = {"extra": "forbid", "strict": True}
 METHODS = {**FEW_SHOT_METHODS, "fine_tuned_cnn": "medalign.few_shot.fine_tuned_cnn:FineTunedCnn"}
@@ -56,27 +58,113 @@ class Texts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Training:
+    """What stands in place of a method's published schedule; what is None stays as published.
+
+    Attributes:
+        optimizer: "adam", "adamw" or "sgd".
+        learning_rate: its peak.
+        adam_epsilon: of Adam and AdamW.
+        batch: images per step.
+    """
+
+    __pydantic_config__: ClassVar[dict] = STRICT
+
+    optimizer: Literal["adam", "adamw", "sgd"] | None = None
+    learning_rate: float | None = None
+    adam_epsilon: float | None = None
+    batch: int | None = None
+
+    def __post_init__(self) -> None:
+        self.over(Schedule())
+
+    def over(self, published: Schedule) -> Schedule:
+        """Return the schedule with what is given here laid over it."""
+        return replace(published, **{name: value for name, value in vars(self).items() if value is not None})
+
+
+@dataclass(frozen=True, kw_only=True)
 class Method:
     """A row of the table.
 
     Attributes:
         settings: a method by its name, or `package.module:Class`.
         texts: the sentences it is given.
+        training: laid over the published schedule.
         epochs: in place of the published number; 0 keeps that.
         views: augmented views of an image that each batch holds, of the view_count there are; what they are to each
             other, the method says (`views` of Dude).
+        space: what is tuned where the comparison tunes: values by key below this row, "training.learning_rate" or
+            "settings.coupling.epsilon", say. What the row itself says is the first trial.
     """
 
     __pydantic_config__: ClassVar[dict] = STRICT
 
     settings: Any = field(metadata={"table": METHODS})
     texts: Texts = field(default_factory=Texts)
+    training: Training = field(default_factory=Training)
     epochs: int = 0
     views: int = 1
+    space: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.epochs < 0 or self.views < 1:
             raise ValueError(f"epochs must be >= 0 and views >= 1, got {self.epochs} and {self.views}.")
+        for key, values in self.space.items():
+            if not values:
+                raise ValueError(f"space.{key} must hold at least one value.")
+            for value in values:
+                self.at({key: value})
+
+    @property
+    def schedule(self) -> Schedule:
+        """How it is trained."""
+        return self.training.over(self.settings.schedule)
+
+    def epochs_for(self, shots: int) -> int:
+        """Return how many epochs it is trained for."""
+        return self.epochs or self.schedule.epochs_for(shots)
+
+    def at(self, values: Mapping[str, float]) -> Method:
+        """Return the row with other values, by key, and nothing left to tune.
+
+        Raises:
+            ValueError: no such key, or a value that its settings refuse.
+        """
+        found = replace(self, space={})
+        for key, value in values.items():
+            found = _with(found, key.split("."), value, key=key)
+        return found
+
+
+def _with(held: Any, path: list[str], value: float, *, key: str) -> Any:
+    name, *below = path
+    if not is_dataclass(held) or name not in {entry.name for entry in fields(held)}:
+        raise ValueError(f"space.{key}: {type(held).__name__} has no {name!r}.")
+    now = getattr(held, name)
+    whole = isinstance(now, int) and not isinstance(now, bool) and float(value).is_integer()
+    new = _with(now, below, value, key=key) if below else int(value) if whole else value
+    return replace(held, **{name: new})  # type: ignore[type-var]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """Every method's row is chosen among so many, within the support of each cell; test images have no part in it.
+
+    Attributes:
+        trials: T rows: the one that is written in the recipe, then T - 1 drawn from its space by the cell's seed. A
+            method with fewer settings than that to choose among gets all of them.
+        folds: F parts of the support, each class dealt over them; a trial is trained F times on all but one.
+    """
+
+    __pydantic_config__: ClassVar[dict] = STRICT
+
+    trials: int = 4
+    folds: int = 2
+
+    def __post_init__(self) -> None:
+        if self.trials < 1 or self.folds < 2:
+            raise ValueError(f"trials must be >= 1 and folds >= 2, got {self.trials} and {self.folds}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +200,7 @@ class FewShot:
         sampling: "balanced", or "prevalence": classes as frequent as in the train split, at least one image each.
         views: how support images are augmented; the features of so many views of each are cached.
         view_count: A, the views; each epoch draws among them.
+        tuning: how every method is tuned within each support; None: rows are as written.
         replicates: of the bootstrap.
         level: coverage of intervals.
         workers: tasks at a time on Ray; 0 works in this process.
@@ -130,6 +219,7 @@ class FewShot:
     sampling: Literal["balanced", "prevalence"] = "balanced"
     views: Views = field(default_factory=lambda: Views(scale=(0.5, 1.0), flip=0.0, jitter=0.0, grey=0.0, blur=0.0))
     view_count: int = 4
+    tuning: Tuning | None = None
     replicates: int = 1000
     level: float = 0.95
     workers: int = 2
@@ -155,6 +245,8 @@ class FewShot:
         for name, method in self.methods.items():
             if method.views > self.view_count:
                 raise ValueError(f"methods.{name}.views = {method.views}, of view_count = {self.view_count}.")
+        if self.tuning and self.shots[0] < self.tuning.folds:
+            raise ValueError(f"tuning.folds = {self.tuning.folds} parts, of {self.shots[0]} images of a class.")
         if self.primary.shots not in self.shots:
             raise ValueError(f"primary.shots = {self.primary.shots} is none of shots = {list(self.shots)}.")
 
