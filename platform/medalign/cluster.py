@@ -1,11 +1,13 @@
-"""The Ray cluster of this process: join the one it belongs to, or start a quiet local one."""
+"""The Ray cluster of this process: join the one it belongs to, or start a quiet local one; a node's farewell."""
 
 from __future__ import annotations
 
 import logging
 import os
+import time
+from typing import Any
 
-from medalign.errors import MedAlignError
+from medalign.errors import MedAlignError, UserError
 
 # Set before Ray starts, so that every worker inherits them; a value the user has set stays.
 ENVIRONMENT = {
@@ -45,6 +47,62 @@ def ensure_ray(*, dashboard: bool = False, object_store_bytes: int | None = None
         log_to_driver=False,
         logging_level=logging.ERROR,
     )
+
+
+def most_resources() -> dict[str, float]:
+    """Return what the connected cluster has, or may have once its autoscaler has started all that it may."""
+    import ray
+    from ray._private.state import state
+
+    have, most = ray.cluster_resources(), state.get_max_resources_from_cluster_config() or {}
+    return {name: max(have.get(name, 0.0), float(most.get(name, 0.0))) for name in {*have, *most}}
+
+
+def drain(seconds: int, *, node: str = "") -> str:
+    """Tell Ray that a node will be taken away, and wait until it has ended or its time is over; return its id.
+
+    A run that has workers there saves, and goes on elsewhere. A Kubernetes pod calls this before it ends.
+
+    Args:
+        seconds: for which the node may still work.
+        node: Ray's id of it; the one at this machine's address if empty.
+
+    Raises:
+        UserError: no cluster is named by RAY_ADDRESS, or the node is none of it.
+        MedAlignError: Ray refuses.
+    """
+    from ray import _raylet
+    from ray.core.generated import autoscaler_pb2
+
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        raise UserError("RAY_ADDRESS is not set: it names the cluster that the node belongs to, host:port.")
+    compiled: Any = _raylet
+    client = compiled.GcsClient(address=address)
+    deadline = time.time() + seconds
+    node = node or _node_here(client, address)
+    reason = autoscaler_pb2.DRAIN_NODE_REASON_PREEMPTION  # type: ignore[attr-defined]
+    accepted, why = client.drain_node(node, reason, "this node goes", int(deadline * 1000))
+    if not accepted:
+        raise MedAlignError(f"Ray does not let node {node} go: {why}")
+    while time.time() < deadline and _is_alive(client, node):
+        time.sleep(0.5)
+    return node
+
+
+def _node_here(client: Any, address: str) -> str:
+    from ray.util import get_node_ip_address
+
+    here = get_node_ip_address()
+    found = [info for info in client.get_all_node_info().values() if info.node_manager_address == here]
+    alive = [info.node_id.hex() for info in found if info.state == 0]
+    if len(alive) != 1:
+        raise UserError(f"{address}: {len(alive)} live nodes at {here}; name one by --node.")
+    return alive[0]
+
+
+def _is_alive(client: Any, node: str) -> bool:
+    return any(info.node_id.hex() == node and info.state == 0 for info in client.get_all_node_info().values())
 
 
 def own_error(error: BaseException, *, doing: str) -> MedAlignError:

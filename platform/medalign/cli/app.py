@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from medalign.cli import banks, checkpoints, corpora, few_shot, questions, runs
+from medalign.cli import banks, checkpoints, clusters, corpora, few_shot, questions, runs, sweeps
 from medalign.errors import MedAlignError, WorkerError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count; typer gives it for Ctrl-C
@@ -28,8 +28,10 @@ app.add_typer(corpora.app, name="data")
 app.add_typer(banks.app, name="bank")
 app.add_typer(few_shot.app, name="few-shot")
 app.add_typer(checkpoints.app, name="checkpoint")
+app.add_typer(clusters.app, name="cluster")
 runs.register(app)
 questions.register(app)
+sweeps.register(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
