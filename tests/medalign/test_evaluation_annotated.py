@@ -14,7 +14,7 @@ import yaml
 from annotated_corpus import CLASSES, MASKS, write_annotated
 from test_launch_annotated import BEST, write_recipe
 
-from medalign import train
+from medalign import report, train
 from medalign.data.images import decode_mask, encode_mask
 from medalign.errors import CorpusError, UserError
 from medalign.evaluation.annotated import result as results
@@ -242,3 +242,30 @@ def test_the_command_prints_the_tables(runs: dict[str, str], corpus: str, capsys
     assert "24 images of 12 groups" in printed
     recipe = yaml.safe_load(Path(runs["classification"], "recipe.yaml").read_text())
     assert recipe["objective"]["classes"] == list(CLASSES)
+
+
+def test_the_page_of_a_run_shows_predictions_over_images_and_the_tables(runs: dict[str, str], corpus: str) -> None:
+    for task, run in (
+        ("segmentation", "segmentation"),
+        ("detection", "detection"),
+        ("classification", "classification"),
+    ):
+        evaluate_annotated(runs[run], corpus=corpus, task=task, settings=QUICK)
+        page = Path(report(runs[run])).read_text()
+        assert f"{task.capitalize()}: shapes-{task}" in page
+        assert "site: south" in page
+        assert "<script" not in page
+        if task != "classification":  # which may have made no mistake
+            assert page.count('alt="with what was predicted"') == 6
+            assert page.count("data:image/jpeg;base64,") >= 12
+        else:
+            assert "Calibration" in page
+
+
+def test_a_page_says_why_it_has_no_pictures(runs: dict[str, str], corpus: str, tmp_path: Path) -> None:
+    moved = shutil.copytree(corpus, tmp_path / "shapes")
+    found = evaluate_annotated(runs["segmentation"], corpus=str(moved), task="segmentation", settings=QUICK)
+    shutil.rmtree(moved)
+    page = Path(report(runs["segmentation"])).read_text()
+    assert "No pictures" in page
+    assert f"{found.metrics['dice'].estimate:.3f}" in page

@@ -14,6 +14,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from medalign import storage
+from medalign.reports.annotated_table import tabulate_annotated
 from medalign.reports.curves import curves
 from medalign.reports.matching import draw_affinity, draw_matching
 from medalign.reports.probe_table import tabulate
@@ -67,6 +68,7 @@ def render(run: RunFiles) -> str:
         curves=curves(run.train, run.validation, chance=_chance(run)),
         matching=_matching(run),
         probes=[tabulate(*entry, place=place) for place, entry in enumerate(run.evaluations.items())],
+        annotated=[tabulate_annotated(*entry, place=place) for place, entry in enumerate(run.annotated.items())],
         events=_events(run),
         recipe=yaml.safe_dump(run.recipe, sort_keys=False, allow_unicode=True),
         versions=_versions(run.environment),

@@ -15,6 +15,8 @@ from numpy import ndarray
 
 from medalign import storage
 from medalign.errors import RunError
+from medalign.evaluation.annotated import result as annotated_results
+from medalign.evaluation.annotated.result import AnnotatedResult
 from medalign.evaluation.result import SCORES, EvaluationResult, loads
 from medalign.evaluation.source import read_recipe
 
@@ -50,6 +52,7 @@ class RunFiles:
     validation: tuple[dict[str, Any], ...]
     events: tuple[dict[str, Any], ...]
     evaluations: dict[str, EvaluationResult]
+    annotated: dict[str, AnnotatedResult]
     matching: Matching | None
     notes: tuple[str, ...]
 
@@ -82,6 +85,7 @@ def read(run: str) -> RunFiles:
         validation=_by_step(records, "validation"),
         events=tuple(record for record in records if record.get("kind") == "event"),
         evaluations=_evaluations(run),
+        annotated=_annotated(run),
         matching=_matching(storage.join(run, MATCHING)),
         notes=notes,
     )
@@ -130,6 +134,13 @@ def _evaluations(run: str) -> dict[str, EvaluationResult]:
     root = storage.join(run, EVALUATIONS)
     places = {name: storage.join(root, name, SCORES) for name in storage.list_folders(root)}
     return {name: loads(storage.read_bytes(at), where=at) for name, at in places.items() if storage.exists(at)}
+
+
+def _annotated(run: str) -> dict[str, AnnotatedResult]:
+    root = storage.join(run, EVALUATIONS)
+    places = {name: storage.join(root, name) for name in storage.list_folders(root)}
+    has = {name: at for name, at in places.items() if storage.exists(storage.join(at, annotated_results.SCORES))}
+    return {name: annotated_results.load(at) for name, at in has.items()}
 
 
 def _matching(where: str) -> Matching | None:
