@@ -1,4 +1,4 @@
-"""`medalign data prepare | show | validate`."""
+"""`medalign data prepare | show | validate | overlap`; extend and review are in extending.py."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from medalign.cli import extending
 from medalign.errors import CorpusError, UserError
 
 app = typer.Typer(help="Prepare corpora, look at them, check them.", no_args_is_help=True)
+extending.register(app)
 
 Corpus = Annotated[str, typer.Argument(metavar="URI", help="A prepared corpus: a path, file://, s3:// or gs://.")]
 
@@ -22,8 +24,8 @@ def prepare(
     format: Annotated[
         str,
         typer.Option(
-            help="image-folder, medmnist, dicom, voc or packaged; llava-med or roco; vqa-rad, slake, path-vqa or"
-            " multiple-choice."
+            help="image-folder, medmnist, dicom, voc or packaged; masks, nifti or coco; llava-med or roco; vqa-rad,"
+            " slake, path-vqa or multiple-choice."
         ),
     ],
     out: Annotated[str, typer.Option(metavar="URI", help="Where the corpus goes.")],
