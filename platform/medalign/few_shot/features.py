@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -20,9 +20,13 @@ from medalign.data.reader import read_rows
 from medalign.data.settings import Views
 from medalign.errors import CorpusError
 from medalign.evaluation.result import Samples
+from medalign.few_shot.corruptions import Corruption, corrupt
 from medalign_core.models.dual.encoder import ImageTower
 
 BATCH = 32  # images through the tower at a time
+FOREIGN = 64  # images of the other corpus that patches come from
+
+Change = Callable[[ndarray, str], ndarray]  # of an image, (3, S, S), and its row's id
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,7 +85,15 @@ class FeatureCache:
     fingerprint: str
 
     def features(
-        self, corpus: str, split: str, rows: Samples, *, views: Views | None, count: int, seed: int
+        self,
+        corpus: str,
+        split: str,
+        rows: Samples,
+        *,
+        views: Views | None,
+        count: int,
+        seed: int,
+        corruption: Corruption | None = None,
     ) -> Features:
         """Return the features of `rows`.
 
@@ -92,6 +104,7 @@ class FeatureCache:
             views: how the augmented views are made.
             count: A of them, keyed by (seed, row id, number); 0 for none.
             seed: see `count`.
+            corruption: what is done to the plain view of each image, keyed by the row id.
 
         Raises:
             CorpusError: not one of the images could be decoded.
@@ -105,17 +118,40 @@ class FeatureCache:
             "seed": seed if count else None,
             "ids": hashlib.sha256("\n".join(rows.ids).encode()).hexdigest(),
         }
+        if corruption:
+            foreign = manifest.read(corruption.foreign).content("test") if corruption.foreign else None
+            known["corruption"] = [asdict(corruption), foreign]
         name = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:32]
         where = storage.join(self.uri, f"{name}.safetensors")
         if storage.exists(where):
             found = load(storage.read_bytes(where))
         else:
-            found = self._encode(corpus, split, rows, views=views, count=count, seed=seed)
+            change = self._change(corruption)
+            found = self._encode(corpus, split, rows, views=views, count=count, seed=seed, change=change)
             storage.write_bytes(where, save(found))
         return Features(rows=rows.take(found["places"]), tokens=found["tokens"], pooled=found["pooled"])
 
+    def _change(self, corruption: Corruption | None) -> Change | None:
+        """Return what a corruption does to an image and its row's id."""
+        if corruption is None:
+            return None
+        foreign: Sequence[ndarray] = ()
+        if corruption.foreign:
+            first = set(read_labels(corruption.foreign, "test").ids[:FOREIGN])
+            found = read_images(corruption.foreign, "test", first)
+            foreign = [decode_image(data, self.tower.image_size) for _, data in found]
+        return lambda image, row: corrupt(image, corruption, foreign, key=("few-shot corruption", row))
+
     def _encode(
-        self, corpus: str, split: str, rows: Samples, *, views: Views | None, count: int, seed: int
+        self,
+        corpus: str,
+        split: str,
+        rows: Samples,
+        *,
+        views: Views | None,
+        count: int,
+        seed: int,
+        change: Change | None,
     ) -> dict[str, ndarray]:
         place = {row: index for index, row in enumerate(rows.ids)}
         places: list[int] = []
@@ -135,6 +171,8 @@ class FeatureCache:
                 seen = _views(data, self.tower.image_size, views, count=count, key=(seed, "few-shot view", row))
             except ValueError:
                 continue  # no image: it is in no support and in no score; `medalign data validate` names it
+            if change is not None:
+                seen[0] = change(seen[0], row)
             places.append(place[row])
             pixels.append(seen)
             if len(pixels) * (1 + count) >= BATCH:

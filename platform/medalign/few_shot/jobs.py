@@ -55,6 +55,9 @@ def check_task(recipe: FewShot, task: Task) -> None:
         if (seen := manifest.read(uri).classes) != classes:
             raise CorpusError(f"{uri}: test {name!r} has the classes {list(seen)}, {task.train} has {list(classes)}.")
         manifest.read(uri).split("test")
+    for change in task.corruptions:
+        if change.foreign:
+            manifest.read(change.foreign).split("test")
     labels = read_labels(task.train, "train").labels
     for seed in recipe.seeds:
         _supports(recipe, task, labels, seed=seed)
@@ -69,7 +72,7 @@ def halves(recipe: FewShot, classes: Sequence[str]) -> tuple[tuple[str, ...], tu
 def names_of_tests(recipe: FewShot, task: Task) -> list[str]:
     """Return the tests of a task's cells: those of the recipe, or each as one of base and one of new classes."""
     if not recipe.base_to_new:
-        return list(task.tests)
+        return [*task.tests, *(f"{name}, {c.name}" for name in task.tests for c in task.corruptions)]
     return [f"{name}, {half}" for name in task.tests for half in (BASE, NEW)]
 
 
@@ -88,6 +91,12 @@ def features_of_tests(recipe: FewShot, task: Task, cache: FeatureCache) -> dict[
             found[f"{name}, {NEW}"] = whole.of_classes(cut, len(classes))
         else:
             found[name] = whole
+    for name, uri in task.tests.items():
+        for change in task.corruptions:
+            rows = found[name].rows
+            found[f"{name}, {change.name}"] = cache.features(
+                uri, "test", rows, views=None, count=0, seed=0, corruption=change
+            )
     return found
 
 
@@ -154,7 +163,7 @@ def caches(recipe: FewShot, encoder: DualEncoder) -> list[tuple[FeatureCache, li
     """
     if any(p.requires_grad for p in encoder.image.parameters()):
         raise RecipeError("encoder.visual_prompts learn, and features are encoded once: set visual_prompts = 0.")
-    uri = storage.join(recipe.out, "features")
+    uri = recipe.features or storage.join(recipe.out, "features")
     found: dict[str, tuple[FeatureCache, list[str]]] = {
         "": (FeatureCache(uri=uri, tower=encoder.image, fingerprint=_fingerprint(recipe.encoder, encoder.image)), [])
     }
@@ -198,6 +207,7 @@ def _data_key(recipe: FewShot, task: Task, cache: FeatureCache) -> str:
         manifest.read(task.train).content("train"),
         [[name, manifest.read(uri).content("test")] for name, uri in task.tests.items()],
         task.most_test,
+        [asdict(change) for change in task.corruptions],
     ]
     return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 

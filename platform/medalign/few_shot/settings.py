@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from medalign.data.settings import Views
 from medalign.dual_encoders import DUAL_ENCODERS
+from medalign.few_shot.corruptions import Corruption
 from medalign_core.metrics.classification import METRICS
 from medalign_core.models.dual.settings import Bridge
 from medalign_core.objectives.few_shot.registry import FEW_SHOT_METHODS
@@ -26,6 +27,7 @@ class Task:
         tests: corpora whose test split is classified, by name: the same one, and others for a shift of domain.
         bank: URI of the prompt bank, or ready:NAME.
         most_test: test images used, the first of the corpus's order (which is random); 0 takes all.
+        corruptions: each makes a further test of every one.
     """
 
     __pydantic_config__: ClassVar[dict] = STRICT
@@ -34,6 +36,7 @@ class Task:
     tests: dict[str, str]
     bank: str
     most_test: int = 0
+    corruptions: tuple[Corruption, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.tests:
@@ -189,6 +192,7 @@ class FewShot:
 
     Attributes:
         out: URI of the results.
+        features: URI of the kept features, which comparisons of the same data share; "" is OUT/features.
         tasks: data sets by name.
         methods: rows by name.
         primary: the declared comparison.
@@ -212,6 +216,7 @@ class FewShot:
     tasks: dict[str, Task]
     methods: dict[str, Method]
     primary: Primary
+    features: str = ""
     encoder: Any = field(default_factory=Bridge, metadata={"table": DUAL_ENCODERS})
     shots: tuple[int, ...] = (1, 2, 4, 8, 16)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
@@ -245,6 +250,8 @@ class FewShot:
         for name, method in self.methods.items():
             if method.views > self.view_count:
                 raise ValueError(f"methods.{name}.views = {method.views}, of view_count = {self.view_count}.")
+        if self.base_to_new and any(task.corruptions for task in self.tasks.values()):
+            raise ValueError("corruptions and base_to_new do not go together.")
         if self.tuning and self.shots[0] < self.tuning.folds:
             raise ValueError(f"tuning.folds = {self.tuning.folds} parts, of {self.shots[0]} images of a class.")
         if self.primary.shots not in self.shots:
