@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from medalign.exporting import export
     from medalign.launch import dry_run, train
     from medalign.reports.page import report
+    from medalign.tune.sweep import tune
 
-__all__ = ["dry_run", "embed", "evaluate", "export", "prepare", "report", "show", "train", "validate"]
+__all__ = ["dry_run", "embed", "evaluate", "export", "prepare", "report", "show", "train", "tune", "validate"]
 
 _HOMES = {
     "prepare": "medalign.data.prepare",
@@ -30,6 +31,7 @@ _HOMES = {
     "embed": "medalign.evaluation.embed",
     "export": "medalign.exporting",
     "report": "medalign.reports.page",
+    "tune": "medalign.tune",
 }
 
 

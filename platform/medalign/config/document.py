@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,14 @@ class Document:
         """Return where a key, or the nearest section above it, was written."""
         above = (path[:n] for n in range(len(path), -1, -1))
         return next((self.places[p] for p in above if p in self.places), self.source)
+
+    def without(self, *sections: str) -> Document:
+        """Return the document without some of its sections, which another part reads."""
+        return replace(self, values={key: value for key, value in self.values.items() if key not in sections})
+
+    def only(self, *sections: str) -> Document:
+        """Return the document with these sections alone, those of them that are there."""
+        return replace(self, values={key: value for key, value in self.values.items() if key in sections})
 
     def error(self, path: KeyPath, problem: str, *, value: Any = _ABSENT) -> RecipeError:
         """Return the one-line error of a key: `FILE:LINE: key.path = VALUE: problem`.

@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 HARD_END_S = 1.0  # that the stack has left to unwind after the second signal; Ray adds half a second
@@ -20,7 +20,8 @@ class Interrupts:
         received: the first signal, None before it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, wished: Callable[[], bool] = bool) -> None:
+        self._wished = wished
         self.received: signal.Signals | None = None
         self._is_over = threading.Event()
         self._must_end = False
@@ -30,6 +31,10 @@ class Interrupts:
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 signal.signal(number, self.handle)
+
+    def is_asked(self) -> bool:
+        """Tell whether a signal came, or who watches the run wishes it to end."""
+        return self.received is not None or self._wished()
 
     def end_now(self) -> None:
         """Raise KeyboardInterrupt in the main thread, from any thread, whatever came before."""
@@ -57,9 +62,13 @@ class Interrupts:
 
 
 @contextlib.contextmanager
-def listening() -> Iterator[Interrupts]:
-    """Take signals for as long as the block runs; from another thread than the main one, none arrive."""
-    found = Interrupts()
+def listening(wished: Callable[[], bool] = bool) -> Iterator[Interrupts]:
+    """Take signals for as long as the block runs; from another thread than the main one, none arrive.
+
+    Args:
+        wished: another reason to save and end; of nothing: False.
+    """
+    found = Interrupts(wished)
     if threading.current_thread() is not threading.main_thread():
         yield found
         return

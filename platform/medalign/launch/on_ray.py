@@ -25,6 +25,7 @@ from medalign.data.batches import BatchStream
 from medalign.errors import MedAlignError, PeerError, PlanError, StoppedError, WorkerError
 from medalign.launch import elastic
 from medalign.launch.interrupts import Interrupts
+from medalign.launch.watching import Watch
 from medalign.launch.worker import work
 from medalign.plan import RunPlan
 from medalign.recipe import Recipe
@@ -104,7 +105,7 @@ def connect(recipe: Recipe) -> None:
     _check_resources(recipe)
 
 
-def train_on_ray(recipe: Recipe, plan: RunPlan, interrupts: Interrupts) -> dict[str, Any]:
+def train_on_ray(recipe: Recipe, plan: RunPlan, interrupts: Interrupts, watch: Watch | None = None) -> dict[str, Any]:
     """Run a plan on the cluster that `connect` joined and return what rank 0 returned.
 
     Workers that end because a node will be taken away leave a checkpoint; new ones go on elsewhere at once, and it
@@ -117,10 +118,12 @@ def train_on_ray(recipe: Recipe, plan: RunPlan, interrupts: Interrupts) -> dict[
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor: Any = ray.remote(Wishes)
     wishes = actor.options(num_cpus=0, scheduling_strategy=here).remote()
-    console = Console(total_steps=plan.total_steps, step=_steps_done(recipe), log_every=recipe.tracking.log_every)
+    shown = watch or Console(
+        total_steps=plan.total_steps, step=_steps_done(recipe), log_every=recipe.tracking.log_every
+    )
     ended = False
     try:
-        with follow(recipe.run.uri, console):
+        with follow(recipe.run.uri, shown):
             values = _fit(_trainer(recipe, plan, wishes), wishes, interrupts)
             while values["reason"] == "preempted":
                 _log.warning("%s: a node goes; saved after step %d, going on.", recipe.run.uri, values["step"])
@@ -132,7 +135,7 @@ def train_on_ray(recipe: Recipe, plan: RunPlan, interrupts: Interrupts) -> dict[
         ray.shutdown()  # what is left of the run must not work on without its lock
         raise
     finally:
-        console.close(failed=not ended)
+        shown.close(failed=not ended)
         if ray.is_initialized():
             ray.kill(wishes)
     return values
@@ -170,9 +173,9 @@ def _fit(trainer: Any, wishes: Any, interrupts: Interrupts) -> dict[str, Any]:
     threading.Thread(target=fit, name="medalign-fit", daemon=True).start()
     is_told = False
     while not wait([fitted], timeout=0.1).done:
-        if interrupts.received and not is_told:
+        if interrupts.is_asked() and not is_told:
             is_told = True
-            if not ray.get(wishes.stop.remote()):
+            if not ray.get(wishes.stop.remote()) and interrupts.received:
                 raise StoppedError(
                     f"stopped by {interrupts.received.name} before its first step; the same command goes on.",
                     exit_code=128 + interrupts.received,

@@ -13,6 +13,7 @@ from medalign.data.settings import Data
 from medalign.errors import StoppedError
 from medalign.launch import folder
 from medalign.launch.interrupts import Interrupts, listening
+from medalign.launch.watching import Watch
 from medalign.plan import RunPlan, name_objective, plan_run
 from medalign.recipe import Recipe, open_recipe
 from medalign.storage import locks
@@ -42,7 +43,9 @@ class TrainResult:
     notes: tuple[str, ...] = ()
 
 
-def train(recipe: str, overrides: Sequence[str] = (), *, allow_change: bool = False) -> TrainResult:
+def train(
+    recipe: str, overrides: Sequence[str] = (), *, allow_change: bool = False, watch: Watch | None = None
+) -> TrainResult:
     """Train what a recipe says, or go on where the same run stopped.
 
     In the main thread, SIGTERM or SIGINT ends it after the step at work, with a checkpoint; a second one at once.
@@ -51,6 +54,8 @@ def train(recipe: str, overrides: Sequence[str] = (), *, allow_change: bool = Fa
         recipe: a YAML file or the name of a shipped recipe, e.g. "lvm_med/tiny_cpu".
         overrides: dotted keys laid over it, e.g. ["data.corpus=corpora/demo", "train.steps=100"].
         allow_change: go on even where seed, data, global batch or another key is not what the run was started with.
+        watch: sees the figures in place of the console, and may ask the run to save and end: then `step` of the result
+            is less than `total_steps`.
 
     Raises:
         UserError: anything wrong with the recipe, the corpus, the run's place or the plan; before training starts.
@@ -60,7 +65,7 @@ def train(recipe: str, overrides: Sequence[str] = (), *, allow_change: bool = Fa
         MedAlignError: training failed.
     """
     settled, plan, notes = _prepare(recipe, overrides, allow_change=allow_change)
-    start = _in_process if settled.train.workers == 0 else _on_ray
+    start = partial(_in_process if settled.train.workers == 0 else _on_ray, watch=watch)
     claim = partial(
         folder.claim, settled.run.uri, config.resolve(settled), contents=plan.contents, allow_change=allow_change
     )
@@ -68,7 +73,10 @@ def train(recipe: str, overrides: Sequence[str] = (), *, allow_change: bool = Fa
     if settled.train.workers and not _has_ended(settled, plan):
         locks.check(lock, of=settled.run.uri)
         _join_cluster(settled)  # before the lock: a plan that the cluster cannot run leaves nothing behind
-    with listening() as interrupts, locks.hold(lock, of=settled.run.uri, on_lost=interrupts.end_now):
+    with (
+        listening(watch.wants_stop if watch else bool) as interrupts,
+        locks.hold(lock, of=settled.run.uri, on_lost=interrupts.end_now),
+    ):
         values = _finished(settled, plan, claim) or start(settled, plan, claim, interrupts)
     if values.get("reason") == "asked" and interrupts.received:
         raise _stopped(interrupts.received, settled.run.uri, values["step"])
@@ -167,14 +175,18 @@ def _join_cluster(recipe: Recipe) -> None:
     connect(recipe)
 
 
-def _on_ray(recipe: Recipe, plan: RunPlan, claim: Callable[[], bool], interrupts: Interrupts) -> dict[str, Any]:
+def _on_ray(
+    recipe: Recipe, plan: RunPlan, claim: Callable[[], bool], interrupts: Interrupts, *, watch: Watch | None
+) -> dict[str, Any]:
     from medalign.launch.on_ray import train_on_ray
 
     claim()
-    return train_on_ray(recipe, plan, interrupts)
+    return train_on_ray(recipe, plan, interrupts, watch)
 
 
-def _in_process(recipe: Recipe, plan: RunPlan, claim: Callable[[], bool], interrupts: Interrupts) -> dict[str, Any]:
+def _in_process(
+    recipe: Recipe, plan: RunPlan, claim: Callable[[], bool], interrupts: Interrupts, *, watch: Watch | None
+) -> dict[str, Any]:
     from medalign.launch.worker import work
     from medalign.training.session import ProcessSession, process_group
 
@@ -183,5 +195,5 @@ def _in_process(recipe: Recipe, plan: RunPlan, claim: Callable[[], bool], interr
 
     claim()
     with process_group():
-        session = ProcessSession(asked=lambda: interrupts.received is not None)
-        return work(recipe, plan, session, batches, console=True)
+        session = ProcessSession(asked=interrupts.is_asked)
+        return work(recipe, plan, session, batches, console=watch is None, watch=watch)

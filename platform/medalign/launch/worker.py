@@ -17,7 +17,7 @@ from medalign.errors import PlanError
 from medalign.multimodal_models import open_multimodal
 from medalign.plan import RunPlan
 from medalign.recipe import Recipe
-from medalign.tracking import Trackers, open_trackers
+from medalign.tracking import Tracker, Trackers, open_trackers
 from medalign.training.contract import Session
 from medalign.training.loop import Loop, LoopPlan
 from medalign_core.models.multimodal.settings import Llava
@@ -28,7 +28,15 @@ THUMBNAIL = 96
 Batches = Callable[[int], Iterator[Any]]
 
 
-def work(recipe: Recipe, plan: RunPlan, session: Session, batches: Batches, *, console: bool) -> dict[str, Any]:
+def work(
+    recipe: Recipe,
+    plan: RunPlan,
+    session: Session,
+    batches: Batches,
+    *,
+    console: bool,
+    watch: Tracker | None = None,
+) -> dict[str, Any]:
     """Train one rank of a run from its newest checkpoint to the end; every rank returns the same values.
 
     Args:
@@ -37,6 +45,7 @@ def work(recipe: Recipe, plan: RunPlan, session: Session, batches: Batches, *, c
         session: this rank's surroundings; the process group exists.
         batches: gives this rank's micro-batches from a step on.
         console: show progress in this process.
+        watch: is told what the trackers are.
     """
     from medalign.training.engine import Engine
 
@@ -92,6 +101,7 @@ def work(recipe: Recipe, plan: RunPlan, session: Session, batches: Batches, *, c
             recipe=resolved,
             console=console,
         )
+        trackers = Trackers((*trackers.trackers, watch)) if watch else trackers
     with trackers:
         result = Loop(engine, session, loop_plan, trackers=trackers).run(batches(state.step), state, validation)
     if result.reason is None:  # else there is no time for it
