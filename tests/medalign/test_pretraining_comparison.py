@@ -164,7 +164,7 @@ def by_hand(out: Path) -> Comparison:
                 called = np.where(is_right, labels, 1 - labels)
                 predicted |= {(head, test): 0.2 + 0.6 * np.eye(2)[called] for head in comparison.heads}
             uri = out / Cell(task="set", method=method, seed=seed).path
-            write_cell(str(uri), "key", predicted, images, {"seconds": 2.0 + seed, "embedding_std": 0.5})
+            write_cell(str(uri), "key", predicted, images, {"cpu_seconds": 2.0 + seed, "embedding_std": 0.5})
     return comparison
 
 
@@ -183,7 +183,7 @@ def test_the_summary_is_of_the_cells_and_corrects_the_secondary_comparisons_alon
     assert primary.adjusted == primary.difference.p_value
     assert [v.adjusted for v in others] == pytest.approx(holm([v.difference.p_value for v in others]))
     cost = next(c for c in results.costs if c.method == "a")
-    assert (cost.seconds, cost.embedding_std, cost.effective_rank) == (3.0, 0.5, 0.0)
+    assert (cost.cpu_seconds, cost.embedding_std, cost.effective_rank) == (3.0, 0.5, 0.0)
     assert "saturated: a floor comes within 3 points of the best" in results.markdown()
 
 

@@ -83,17 +83,17 @@ def cell_key(comparison: Comparison, cell: Cell, *, size: int) -> str:
 def encoder_features(comparison: Comparison, cell: Cell, images: TaskImages) -> tuple[Features, dict[str, float]]:
     """Return the features of an arm's encoder, which is pretrained for it, or of the untrained one; and its facts.
 
-    Facts: seconds of the pretraining, and how far the features of the first test are collapsed.
+    Facts: CPU seconds of the pretraining (others may share the machine), and how far the first test's features collapse.
     """
     facts: dict[str, float] = {}
     recipe = _recipe(comparison, cell)
     if cell.method == RANDOM:
         encoder = build_encoder(recipe.model, seed=cell.seed)
     else:
-        began = time.perf_counter()
+        began = time.process_time()
         _forget(recipe.run.uri)
         result = train(comparison.base, run_keys(comparison, cell))
-        facts = {"seconds": time.perf_counter() - began, "skipped": float(result.skipped)}
+        facts = {"cpu_seconds": time.process_time() - began, "skipped": float(result.skipped)}
         encoder = open_encoder(recipe.run.uri, checkpoint="latest")
     features = {name: extract(encoder, _batches(part.pixels)) for name, part in images.parts.items()}
     seen = torch.from_numpy(features[images.tests[0]])

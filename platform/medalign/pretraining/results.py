@@ -46,11 +46,11 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What an arm took and left on a task, means over seeds: seconds of pretraining, spread of the frozen features."""
+    """What an arm took and left on a task, means over seeds: CPU seconds, spread of the frozen features."""
 
     task: str
     method: str
-    seconds: float
+    cpu_seconds: float
     embedding_std: float
     effective_rank: float
 
@@ -114,10 +114,10 @@ class Results:
 
     def _cost_lines(self) -> list[str]:
         tasks = list(dict.fromkeys(cost.task for cost in self.costs))
-        lines = ["| arm | " + " | ".join(f"{t}: seconds, embedding std, effective rank" for t in tasks) + " |"]
+        lines = ["| arm | " + " | ".join(f"{t}: CPU seconds, embedding std, effective rank" for t in tasks) + " |"]
         lines += ["|---|" + "---|" * len(tasks)]
         for method in dict.fromkeys(cost.method for cost in self.costs):
             of = {cost.task: cost for cost in self.costs if cost.method == method}
-            cells = [f"{of[t].seconds:.0f}, {of[t].embedding_std:.2f}, {of[t].effective_rank:.1f}" for t in tasks]
+            cells = [f"{of[t].cpu_seconds:.0f}, {of[t].embedding_std:.2f}, {of[t].effective_rank:.1f}" for t in tasks]
             lines += [f"| {method} | " + " | ".join(cells) + " |"]
         return lines

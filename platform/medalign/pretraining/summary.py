@@ -152,6 +152,6 @@ def _costs(comparison: Comparison, facts: Mapping[tuple[str, str, int], Mapping[
     for task in comparison.tasks:
         for method in (*comparison.arms, RANDOM):
             own = [facts[task, method, seed] for seed in comparison.seeds]
-            means = {name: float(np.mean([fact.get(name, 0.0) for fact in own])) for name in ("seconds", *COLLAPSE)}
+            means = {name: float(np.mean([fact.get(name, 0.0) for fact in own])) for name in ("cpu_seconds", *COLLAPSE)}
             found.append(Cost(task=task, method=method, **means))
     return tuple(found)
