@@ -83,7 +83,7 @@ def cell_key(comparison: Comparison, cell: Cell, *, size: int) -> str:
 def encoder_features(comparison: Comparison, cell: Cell, images: TaskImages) -> tuple[Features, dict[str, float]]:
     """Return the features of an arm's encoder, which is pretrained for it, or of the untrained one; and its facts.
 
-    Facts: CPU seconds of the pretraining (others may share the machine), and how far the first test's features collapse.
+    Facts: CPU seconds of the pretraining, and measures of collapse on the first test's features.
     """
     facts: dict[str, float] = {}
     recipe = _recipe(comparison, cell)
