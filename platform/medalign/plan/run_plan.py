@@ -192,9 +192,7 @@ def _validation(stream: BatchStream, train: Train, objective: Any) -> tuple[Batc
         mixture=None,
     )
     reads = replace(stream.reads, augmented=False) if isinstance(stream.reads, AnnotatedDecoder) else stream.reads
-    return BatchStream(order, source, stream.data, 1, reads), min(
-        train.validation_batches, order.steps_per_epoch
-    )
+    return BatchStream(order, source, stream.data, 1, reads), min(train.validation_batches, order.steps_per_epoch)
 
 
 def _accepts(objective: Any, micro_batch: int) -> bool:
