@@ -120,5 +120,6 @@ def test_the_shipped_recipes_are_these():
     tasks = [name for name in shipped() if name.startswith("lvm_med/downstream/")]
     assert len(tasks) == 24  # test_recipes_downstream.py runs each of them
     of_pretraining = ["pretraining/lvm_med_ablations", "pretraining/small_sets"]
-    few_shot = [f"few_shot/{name}" for name in ("ablations", "small_sets", "stress", "tuned")]
+    own = ("ablations", "biomedical_11", "natural_11", "small_sets", "stress", "tuned")
+    few_shot = [f"few_shot/{name}" for name in own]
     assert shipped() == [*few_shot, *of_logra_med, *tasks, *of_lvm_med, *of_pretraining]

@@ -24,8 +24,8 @@ def prepare(
     format: Annotated[
         str,
         typer.Option(
-            help="image-folder, medmnist, dicom, voc or packaged; masks, nifti or coco; llava-med or roco; vqa-rad,"
-            " slake, path-vqa or multiple-choice."
+            help="image-folder, split-json, medmnist, dicom, voc or packaged; masks, nifti or coco; llava-med or roco;"
+            " vqa-rad, slake, path-vqa or multiple-choice."
         ),
     ],
     out: Annotated[str, typer.Option(metavar="URI", help="Where the corpus goes.")],

@@ -11,6 +11,7 @@ from medalign.errors import CorpusError
 
 FORMATS = {
     "image-folder": "image_folder",
+    "split-json": "split_json",
     "medmnist": "medmnist",
     "dicom": "dicom",
     "voc": "voc",
