@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 from medalign.errors import MedAlignError, UserError
@@ -103,6 +104,13 @@ def _node_here(client: Any, address: str) -> str:
 
 def _is_alive(client: Any, node: str) -> bool:
     return any(info.node_id.hex() == node and info.state == 0 for info in client.get_all_node_info().values())
+
+
+def use_token() -> None:
+    """Let this process's requests carry the cluster's token where there is one; a mode that the user has set stays."""
+    has_token = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    if has_token or Path.home().joinpath(".ray", "auth_token").is_file():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def own_error(error: BaseException, *, doing: str) -> MedAlignError:

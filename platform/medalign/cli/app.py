@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from medalign.cli import banks, checkpoints, clusters, corpora, few_shot, questions, runs, sweeps
+from medalign.cli import banks, checkpoints, clusters, corpora, few_shot, questions, runs, submitting, sweeps
 from medalign.errors import MedAlignError, WorkerError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count; typer gives it for Ctrl-C
@@ -31,6 +31,7 @@ app.add_typer(checkpoints.app, name="checkpoint")
 app.add_typer(clusters.app, name="cluster")
 runs.register(app)
 questions.register(app)
+submitting.register(app)
 sweeps.register(app)
 
 
