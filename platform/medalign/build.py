@@ -31,6 +31,7 @@ ANNOTATED_OBJECTIVES = {
     "classification": "medalign_core.objectives.classification.settings:Classification",
     "segmentation": "medalign_core.objectives.segmentation.settings:Segmentation",
     "detection": "medalign_core.objectives.detection.settings:Detection",
+    "detr": "medalign_core.objectives.detr.settings:DETR",
     "box_prompts": "medalign_core.objectives.box_prompts.settings:BoxPrompts",
 }
 
@@ -146,6 +147,19 @@ def open_backbone(source: str, *, key: str = "model.source", whole: bool = False
     if missing:
         raise UserError(f"{key} = {source}: lacks {len(missing)} weights, {missing[0]} among them.")
     return model
+
+
+def architecture(source: str, *, key: str = "model.source", whole: bool = False) -> Any:
+    """Return the transformers configuration of a directory or hub id; no weight is opened.
+
+    Raises:
+        UserError: it cannot be opened.
+    """
+    try:
+        return _config(source, whole=whole)
+    except (OSError, ValueError, KeyError) as error:
+        cause = " ".join(str(error).split())[:160]
+        raise UserError(f"{key} = {source}: no transformers configuration that can be opened ({cause}).") from error
 
 
 def _config(source: str, *, whole: bool = False) -> Any:

@@ -9,6 +9,7 @@ from torch import nn
 
 from medalign_core.objectives.classification.settings import Classification
 from medalign_core.objectives.detection.settings import Detection
+from medalign_core.objectives.detr.settings import DETR
 from medalign_core.objectives.segmentation.settings import Segmentation
 
 CLASSES = ("a", "b", "c")
@@ -17,6 +18,7 @@ SETTINGS = {
     "layers": Classification(classes=CLASSES, hidden=(16, 8)),
     "segmentation": Segmentation(classes=CLASSES, widths=(16, 8), stem_width=4),
     "detection": Detection(classes=CLASSES, width=16, depth=1),
+    "detr": DETR(classes=CLASSES, width=16, heads=2, layers=2, mlp_size=16, queries=6, dropout=0.0),
 }
 
 
@@ -124,9 +126,23 @@ def test_unlabelled_images_do_not_count() -> None:
         (lambda: Classification(classes=("a",)).build(small_resnet()), "classes must be two or more"),
         (lambda: Segmentation(dice_weight=0, cross_entropy_weight=0), "must be >= 0, one above"),
         (lambda: Detection(levels=0), "levels must be >= 1"),
+        (lambda: DETR(width=12, heads=4), "width must be a multiple of 4 heads"),
         (lambda: Detection(most_iou=2.0), r"most_iou must be in \[0, 1\]"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(make, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_detr_is_transformers_own_with_another_backbone() -> None:
+    module = built("detr").eval()
+    batch = replace(annotated(size=64), valid=torch.ones(4, dtype=torch.bool))
+    said = module.detector(pixel_values=module.encoder(batch.images).map)
+    found = module.detect(batch.images)
+    best = said.logits.sigmoid()[0].max()
+    assert found[0].scores[0] == pytest.approx(best.item())
+    query = int(said.logits.sigmoid()[0].max(-1).values.argmax())
+    x, y, width, height = (said.pred_boxes[0, query] * 64).tolist()
+    expected = [max(0, x - width / 2), max(0, y - height / 2), min(64, x + width / 2), min(64, y + height / 2)]
+    assert found[0].boxes[0].tolist() == pytest.approx(expected, abs=1e-3)

@@ -92,6 +92,12 @@ def test_another_corpus_is_said_to_be_out_of_distribution_and_thresholds_stay_th
     assert len(own.operating_points) == 2
 
 
+def test_another_detector_is_scored_alike(runs: dict[str, str], corpus: str) -> None:
+    found = evaluate_annotated(runs["detr"], corpus=corpus, task="detection", settings=QUICK)
+    assert found.metrics.keys() == {"ap50", "ap"}
+    assert rescore(found.uri).dumps() == found.dumps()
+
+
 def test_a_prompted_model_is_given_the_boxes_of_the_truth_and_says_so(runs: dict[str, str], corpus: str) -> None:
     found = evaluate_annotated(runs["box_prompts"], corpus=corpus, task="segmentation", settings=QUICK)
     assert "Prompted" in found.notes[0]

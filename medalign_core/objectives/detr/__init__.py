@@ -1,0 +1,1 @@
+"""Detection by transformers' conditional DETR on any image encoder."""
