@@ -229,3 +229,23 @@ def test_two_workers_on_ray_train_what_one_process_trains(place: Path, tmp_path:
         torch.testing.assert_close(
             torch.from_numpy(trained(tmp_path / "run")[name]), torch.from_numpy(value), rtol=1e-3, atol=2e-3
         )
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1])
+def test_gradient_norms_of_both_losses_are_logged_and_change_nothing(
+    place: Path, tmp_path: Path, zero_stage: int
+) -> None:
+    options = ["train.steps=4", "train.checkpoint_every=0", f"train.zero_stage={zero_stage}"]
+    plain, measured = tmp_path / "plain", tmp_path / "measured"
+    train(str(place / "tiny.yaml"), [f"run.uri={plain}", *options])
+    train(str(place / "tiny.yaml"), [f"run.uri={measured}", "train.part_norms_every=2", *options])
+    norms = ("ar_gradient", "alignment_gradient")
+    lines = figures(measured)
+    assert [all(line.get(name, 0) > 0 for name in norms) for line in lines] == [False, True, False, True]
+    assert [{n: v for n, v in line.items() if n not in norms} for line in lines] == figures(plain)
+    assert all(np.array_equal(value, trained(measured)[name]) for name, value in trained(plain).items())
+
+
+def test_gradient_norms_are_refused_where_they_cannot_be_measured(place: Path) -> None:
+    with pytest.raises(RecipeError, match="part_norms_every needs whole weights"):
+        train(str(place / "tiny.yaml"), ["run.uri=unused", "train.part_norms_every=2", "train.zero_stage=3"])

@@ -18,6 +18,7 @@ from medalign.training.averages import Averages
 from medalign.training.clock import Clock
 from medalign.training.contract import Reason, Session, TrainingEngine
 from medalign.training.first_step import FirstStep
+from medalign.training.part_norms import PartNorms
 from medalign.training.settings import Train
 from medalign_core.ops.draws import draw_seed
 
@@ -78,6 +79,7 @@ class Loop:
         self._reason: Reason | None = None
         self._clock = Clock()
         settings = plan.settings
+        self._norms = PartNorms(engine.module, engine.device, settings.part_norms_every)
         self._saver = Saver(plan.run, engine, keep=settings.keep_last, deadline=settings.upload_deadline)
 
     def run(self, batches: Iterable[Any], state: TrainState, validation: list[Any]) -> LoopResult:
@@ -134,6 +136,8 @@ class Loop:
         turns = -(-count // world)
         for _ in range(turns):
             batch = self._next(arriving, state.step)
+            if self._norms.is_due(state.step):
+                self._norms.see(batch)
             torch.manual_seed(draw_seed(batch.key.seed, "forward", state.step, batch.key.index))
             loss, stats = self._engine.forward(batch)
             if batch.weight:
@@ -144,6 +148,8 @@ class Loop:
             if state.step == 0:
                 self._first.see(batch.weight, stats)
             self._averages.add(batch.weight, {"loss": loss.detach(), **stats, "holes": (~batch.valid).sum()})
+        if self._norms.is_due(state.step):
+            self._norms.close()
         rate = self._plan.learning_rate(state.step)
         outcome = self._engine.step(rate)
         self._rates = {"learning_rate": rate, "gradient_norm": outcome.gradient_norm}
@@ -173,6 +179,7 @@ class Loop:
         values = {
             **self._averages.reduce(),
             **self._rates,
+            **self._norms.take(),
             **self._clock.lap(self._session.world),
             "epoch": state.step / self._plan.steps_per_epoch,
             "skipped": float(state.skipped),

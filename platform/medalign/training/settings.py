@@ -25,6 +25,8 @@ class Train:
         clip: largest global gradient norm; 0 does not clip.
         on_nonfinite: a step with a non-finite loss or gradient never reaches the optimizer; "skip" counts it and goes
             on, "stop" ends the run.
+        part_norms_every: steps between measurements of the gradient norms of the loss's parts (ar_gradient,
+            alignment_gradient); 0 measures never. Not for ZeRO stage 3, whose weights are not whole.
         validate_every: steps between validations; 0 does not validate.
         validation_split: the corpus's split that they use.
         validation_batches: micro-batches of one validation, at most.
@@ -50,6 +52,7 @@ class Train:
     precision: Literal["fp32", "bf16"] = "fp32"
     clip: float = 1.0
     on_nonfinite: Literal["skip", "stop"] = "skip"
+    part_norms_every: int = 0
     validate_every: int = 0
     validation_split: str = "val"
     validation_batches: int = 8
@@ -65,8 +68,12 @@ class Train:
     def __post_init__(self) -> None:
         for name, low in (("micro_batch", 1), ("global_batch", 1), ("keep_last", 1), ("validation_batches", 1)):
             _at_least(low, name, getattr(self, name))
-        for name in ("workers", "min_workers", "validate_every", "checkpoint_every", "max_failures", "threads", "clip"):
+        for name in ("workers", "min_workers", "part_norms_every", "validate_every", "checkpoint_every"):
             _at_least(0, name, getattr(self, name))
+        for name in ("max_failures", "threads", "clip"):
+            _at_least(0, name, getattr(self, name))
+        if self.part_norms_every and self.zero_stage == 3:
+            raise ValueError("part_norms_every needs whole weights, which ZeRO stage 3 cuts: set 0, or another stage.")
         if self.global_batch % self.micro_batch:
             raise ValueError(
                 f"global_batch must be a multiple of micro_batch = {self.micro_batch}, got {self.global_batch}."
