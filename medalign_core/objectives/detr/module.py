@@ -74,9 +74,8 @@ def _new_detector(settings: DETR, channels: int) -> Any:
     """Return transformers' detector for maps of so many channels, without a backbone of its own."""
     from transformers import ConditionalDetrConfig, ConditionalDetrForObjectDetection, ResNetConfig
 
-    throwaway = ResNetConfig(
-        embedding_size=4, hidden_sizes=[4], depths=[1], layer_type="basic", out_features=["stage1"]
-    )
+    last: dict[str, Any] = {"out_features": ["stage1"]}
+    throwaway = ResNetConfig(embedding_size=4, hidden_sizes=[4], depths=[1], layer_type="basic", **last)
     labels: dict[str, Any] = {"num_labels": len(settings.classes)}
     config = ConditionalDetrConfig(
         **labels,
