@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from annotated_corpus import CLASSES, MASKS, write_annotated
+from PIL import Image
 from test_launch_annotated import BEST, write_recipe
 
 from medalign import report, train
@@ -26,6 +27,7 @@ from medalign.evaluation.annotated.predicting import SCHEMAS
 from medalign.evaluation.annotated.scored import score_subgroups
 from medalign.evaluation.annotated.segmentation import score_segmentation
 from medalign.evaluation.annotated.settings import AnnotatedSettings
+from medalign.evaluation.annotated.shifts import SHIFTS, shift_image
 from medalign.evaluation.annotated.task import TASKS, evaluate_annotated, rescore
 
 QUICK = AnnotatedSettings(replicates=50)
@@ -105,6 +107,23 @@ def test_a_prompted_model_is_given_the_boxes_of_the_truth_and_says_so(runs: dict
     masks = dict(zip(table["id"].to_pylist(), table["predicted"].to_pylist(), strict=True))
     for each in examples_of(corpus):
         assert set(np.unique(decode_mask(masks[each.id]))) <= set(np.unique(each.mask)) | {0}
+
+
+@pytest.mark.parametrize("name", SHIFTS)
+def test_a_declared_shift_changes_the_images_and_is_called_synthetic(
+    name: str, runs: dict[str, str], corpus: str, tmp_path: Path
+) -> None:
+    settings = replace(QUICK, shift=name)
+    found = evaluate_annotated(runs["classification"], corpus=corpus, task="classification", settings=settings)
+    own = evaluate_annotated(runs["classification"], corpus=corpus, task="classification", settings=QUICK)
+    assert found.uri == f"{own.uri}-{name}"
+    assert found.notes[0].startswith("Synthetic shift")
+    assert found.metrics != own.metrics or found.reliability != own.reliability
+    assert [p.threshold for p in found.operating_points] == [p.threshold for p in own.operating_points]
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8))
+    assert np.array_equal(shift_image(image, name, key="a"), shift_image(image, name, key="a"))
+    with pytest.raises(ValueError, match="shift must be one of contrast"):
+        AnnotatedSettings(shift="fog")
 
 
 def test_images_of_the_training_are_told_from_others(runs: dict[str, str], corpus: str, tmp_path: Path) -> None:

@@ -89,6 +89,9 @@ def evaluate(
     max_new_tokens: Annotated[int, typer.Option(help="vqa: the most tokens of an answer.")] = 64,
     batch: Annotated[int, typer.Option(help="vqa: questions answered at once.")] = 8,
     workers: Annotated[int, typer.Option(help="vqa: models at work on Ray; 0 answers in this process.")] = 0,
+    shift: Annotated[
+        str, typer.Option(help="Predictions: a synthetic shift: contrast, resolution, noise or stain.")
+    ] = "",
     overlap: Annotated[
         bool, typer.Option("--overlap", help="Predictions: scores with and without images seen in training.")
     ] = False,
@@ -129,7 +132,9 @@ def evaluate(
     if task != "probe":
         from medalign.cli.annotated import evaluate_annotated
 
-        evaluate_annotated(run, corpus=corpus, task=task, checkpoint=checkpoint, split=split, overlap=overlap, out=out)
+        evaluate_annotated(
+            run, corpus=corpus, task=task, checkpoint=checkpoint, split=split, shift=shift, overlap=overlap, out=out
+        )
         return
     wanted = _integers(seeds, "--seeds") if seeds else None
     from medalign.cli.printing import show_scores

@@ -12,6 +12,7 @@ from medalign.data import images, manifest
 from medalign.data.annotated_decode import plain_view
 from medalign.data.decode import View, open_image
 from medalign.data.reader import read_rows
+from medalign.evaluation.annotated.shifts import shift_image
 
 COLUMNS = ("id", "group", "label", "mask", "boxes", "volume", "slice", "spacing", "attributes", "modality", "body_part")
 OWN_ATTRIBUTES = ("modality", "body_part")
@@ -60,7 +61,13 @@ class Example:
 
 
 def read_examples(
-    corpus: str, split: str, *, size: int | None, fit: Literal["whole", "centre"], left_out: LeftOut
+    corpus: str,
+    split: str,
+    *,
+    size: int | None,
+    fit: Literal["whole", "centre"],
+    left_out: LeftOut,
+    shift: str = "",
 ) -> Iterator[Example]:
     """Yield a split's images in the corpus's order; one that cannot be decoded is counted.
 
@@ -70,6 +77,7 @@ def read_examples(
         size: side of the view; None reads annotations alone.
         fit: what the view shows of the image; see annotated_decode.py.
         left_out: is counted up on the way.
+        shift: what is done to the images; see shifts.py.
 
     Raises:
         CorpusError: no corpus, or no images of that split.
@@ -79,20 +87,24 @@ def read_examples(
     for batch in read_rows(corpus, split, columns=(*columns, *(("image",) if size else ()))):
         for row in batch.to_pylist():
             try:
-                yield _example(row, size=size, fit=fit)
+                yield _example(row, size=size, fit=fit, shift=shift)
             except ValueError:
                 left_out.count("could not be decoded")
 
 
-def _example(row: dict[str, Any], *, size: int | None, fit: Literal["whole", "centre"]) -> Example:
+def _example(row: dict[str, Any], *, size: int | None, fit: Literal["whole", "centre"], shift: str) -> Example:
     attributes = {each["name"]: each["value"] for each in row.get("attributes") or ()}
     attributes |= {name: row[name] for name in OWN_ATTRIBUTES if row.get(name) and name not in attributes}
     mask, spacing = row.get("mask"), row.get("spacing")
+    view = None
+    if size:
+        image = open_image(row["image"])
+        view = plain_view(shift_image(image, shift, key=row["id"]) if shift else image, size, fit=fit)
     return Example(
         id=row["id"],
         group=row["group"],
         size=(row["width"], row["height"]),
-        view=plain_view(open_image(row["image"]), size, fit=fit) if size else None,
+        view=view,
         label=row["label"],
         mask=images.decode_mask(mask) if mask is not None else None,
         boxes=row.get("boxes"),

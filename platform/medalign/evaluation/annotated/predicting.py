@@ -42,6 +42,7 @@ def predict_split(
     size: int,
     batch: int,
     left_out: LeftOut,
+    shift: str = "",
     progress: Progress | None = None,
 ) -> pa.Table:
     """Return the predictions of a split's images as a table of `SCHEMAS`.
@@ -54,13 +55,14 @@ def predict_split(
         size: side of the view that the module reads.
         batch: images at once.
         left_out: is counted up on the way.
+        shift: what is done to the images first; see shifts.py.
         progress: called with the number of images done.
     """
     module = module.to("cuda" if torch.cuda.is_available() else "cpu")
     say = {"labels": _labels, "masks": _masks, "boxes": _boxes}[settings.annotation]
     rows: Rows = []
     fit = "centre" if settings.annotation == "labels" else "whole"
-    found = read_examples(corpus, split, size=size, fit=fit, left_out=left_out)  # type: ignore[arg-type]
+    found = read_examples(corpus, split, size=size, fit=fit, left_out=left_out, shift=shift)  # type: ignore[arg-type]
     for examples in _together(found, batch):
         pixels = torch.from_numpy(np.stack([each.view.pixels for each in examples if each.view is not None]))
         with torch.inference_mode():

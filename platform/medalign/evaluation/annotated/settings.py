@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from medalign.evaluation.annotated.shifts import SHIFTS
+
 
 @dataclass(frozen=True, kw_only=True)
 class AnnotatedSettings:
@@ -11,6 +13,7 @@ class AnnotatedSettings:
 
     Attributes:
         split: which split is scored.
+        shift: a declared, synthetic shift of the scored images, a name of `shifts.SHIFTS`; "" for none.
         batch: images predicted at once.
         replicates: bootstrap resamples of whole groups.
         level: nominal coverage of the intervals, in (0, 1).
@@ -23,6 +26,7 @@ class AnnotatedSettings:
     """
 
     split: str = "test"
+    shift: str = ""
     batch: int = 16
     replicates: int = 1000
     level: float = 0.95
@@ -42,5 +46,7 @@ class AnnotatedSettings:
         for name in ("specificity", "lesion_overlap"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in (0, 1], got {getattr(self, name)}.")
+        if self.shift and self.shift not in SHIFTS:
+            raise ValueError(f"shift must be one of {', '.join(SHIFTS)}, got {self.shift!r}.")
         if not self.tolerance >= 0:
             raise ValueError(f"tolerance must be >= 0, got {self.tolerance}.")

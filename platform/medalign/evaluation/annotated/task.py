@@ -23,6 +23,7 @@ from medalign.evaluation.annotated.result import AnnotatedResult, OperatingPoint
 from medalign.evaluation.annotated.scored import Scored, interval, score_subgroups
 from medalign.evaluation.annotated.segmentation import score_segmentation
 from medalign.evaluation.annotated.settings import AnnotatedSettings
+from medalign.evaluation.annotated.shifts import SHIFTS
 from medalign.evaluation.lineage import seen_in_training
 from medalign.evaluation.source import image_size, read_recipe
 from medalign.evaluation.task import BRAND, FOLDER
@@ -79,7 +80,7 @@ def evaluate_annotated(
     recipe, left_out = read_recipe(run), LeftOut()
     predict: dict[str, Any] = {"size": image_size(run), "batch": settings.batch, "left_out": left_out}
     predict["progress"] = progress
-    tables = [predict_split(module, objective, corpus, settings.split, **predict)]
+    tables = [predict_split(module, objective, corpus, settings.split, shift=settings.shift, **predict)]
     own = str(recipe["data"].get("corpus") or "")
     if task == "classification" and own and storage.exists(storage.join(own, manifests.FILE_NAME)):
         if VALIDATION in manifests.read(own).splits:
@@ -92,9 +93,10 @@ def evaluate_annotated(
         "checkpoint": checkpoint,
         "split": settings.split,
         "classes": classes,
-        "uri": storage.absolute(out) if out else storage.join(storage.absolute(run), FOLDER, f"{manifest.name}-{task}"),
+        "uri": storage.absolute(out) if out else _place(run, manifest.name, task, settings.shift),
     }
     notes = [PROMPTED] if getattr(module, "is_prompted", False) else []
+    notes += [f"Synthetic shift of the images: {SHIFTS[settings.shift][0]}."] if settings.shift else []
     notes += [BRAND] if settings.split in (recipe["data"].get("allow_splits") or ()) else []
     if own and storage.absolute(own) != known["corpus"]:
         notes.append("Out of distribution: the run was trained on another corpus.")
@@ -126,6 +128,11 @@ def scored_of(uri: str) -> Scored:
     known = results.load(uri)
     names = ("corpus", "task", "classes", "split", "seen")
     return _score(_tables(uri), {name: getattr(known, name) for name in names}, AnnotatedSettings(**known.settings))
+
+
+def _place(run: str, corpus: str, task: str, shift: str) -> str:
+    name = f"{corpus}-{task}-{shift}" if shift else f"{corpus}-{task}"
+    return storage.join(storage.absolute(run), FOLDER, name)
 
 
 def _seen(run: str, corpus: str, split: str) -> tuple[tuple[str, ...], list[str]]:
