@@ -137,6 +137,31 @@ def test_stage_1_trains_the_projector_and_the_new_rows_alone(place: Path, tmp_pa
     assert all("multi_modal_projector" in name or name == "model.new_rows" for name in names)
 
 
+def test_low_rank_updates_train_resume_and_are_folded_into_the_export(place: Path, tmp_path: Path) -> None:
+    options = ["model.lora={rank: 4}", "train.steps=4", "train.checkpoint_every=2"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    train(str(place / "tiny.yaml"), [f"run.uri={whole}", *options])
+    shutil.copytree(whole, cut)
+    shutil.rmtree(cut / "checkpoints" / "step-00000004")
+    start = checkpoint.latest(str(cut))
+    assert start is not None
+    assert start.state.step == 2
+    assert train(str(place / "tiny.yaml"), [f"run.uri={cut}", *options]).step == 4
+    first, second = trained(whole), trained(cut)
+    assert first.keys() == second.keys()
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+    others = {name for name in first if ".lora_" not in name and "multi_modal_projector" not in name}
+    assert all(name.startswith("alignment.") for name in others)  # the language model itself is not trained
+    assert any(np.any(value) for name, value in first.items() if ".lora_B" in name)
+    export(str(whole), str(tmp_path / "out"), checkpoint="latest")
+    folded = open_multimodal(Llava(source=str(tmp_path / "out"))).model
+    fresh = open_multimodal(Llava(language="tiny_bytes", vision=str(place / "tower")), seed=4).model
+    changed = {name for name, value in folded.named_parameters() if not torch.equal(value, fresh.get_parameter(name))}
+    assert {name.rpartition(".weight")[0].rpartition(".")[2] for name in changed if "language_model" in name} == {
+        *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    }
+
+
 @pytest.mark.parametrize("objective", ALL[1:])
 def test_every_objective_of_conversations_trains_from_a_recipe(place: Path, tmp_path: Path, objective: str) -> None:
     graphs = "" if objective == "autoregressive" else ", graphs: [image, answer]"
