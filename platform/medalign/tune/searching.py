@@ -73,7 +73,8 @@ class Book:
         if trial.state is not None:
             return
         values = judged(trial.reports, self._settings)
-        if state == "completed" and not all(math.isfinite(values.get(m, math.nan)) for m in self._settings.metrics):
+        last = trial.reports[-1].values if trial.reports else {}
+        if state == "completed" and not all(math.isfinite(last.get(m, math.nan)) for m in self._settings.metrics):
             state, reason = "failed", _no_figure(trial.reports, self._settings)
         self.trials[number] = replace(trial, state=state, reason=reason, values=values, seconds=seconds)
         more = {"trace": trace} if trace else {}

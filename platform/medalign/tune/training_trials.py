@@ -102,7 +102,8 @@ class TrainingSubject:
         """
         import ray
 
-        resources: dict[str, Any] = {"num_cpus": self._settings.cpus, "num_gpus": self.demand.gpus or self._settings.gpus}
+        gpus = self.demand.gpus or self._settings.gpus
+        resources: dict[str, Any] = {"num_cpus": self._settings.cpus, "num_gpus": gpus}
         task = cast(Any, ray.remote(max_retries=0, **resources)(_figures))
         try:
             known = ray.get(task.remote(self._text, [f"run.uri={storage.join(self._settings.uri, 'trials', 'none')}"]))
