@@ -56,6 +56,9 @@ bench-few-shot-tuned: setup  ## the same at 4 shots, every method tuned alike wi
 bench-few-shot-ablations: setup  ## what each part of Dude is worth, and its controls
 	@$(PYTHON_BIN)/python bench/few_shot.py --recipe few_shot/ablations --data "$${DATA:?give DATA=FOLDER, see bench/few_shot.py}"
 
+bench-few-shot-stress: setup  ## Dude's couplings where test images are pasted over or cropped
+	@$(PYTHON_BIN)/python bench/few_shot_stress.py --data "$${DATA:?give DATA=FOLDER, see bench/few_shot.py}"
+
 bench-few-shot-speed: setup  ## Dude's training time, the transport's share of a step, memory at 1,000 classes
 	@$(PYTHON_BIN)/python bench/few_shot_speed.py
 

@@ -42,7 +42,7 @@ def main() -> None:
     table = results.markdown()
     print(f"\n{time.perf_counter() - began:.0f} s\n\n{table}", flush=True)
     if arguments.write:
-        _write(arguments.write, arguments.recipe, table)
+        write_between(arguments.write, arguments.recipe, table)
 
 
 def prepare_all(data: Path) -> None:
@@ -82,7 +82,8 @@ def by_organ(source: Path, folder: Path) -> Path:
     return folder
 
 
-def _write(page: Path, recipe: str, table: str) -> None:
+def write_between(page: Path, recipe: str, table: str) -> None:
+    """Replace the text of a page between a recipe's markers."""
     first, last = f"<!-- {recipe} -->", f"<!-- /{recipe} -->"
     text = page.read_text()
     if first not in text or last not in text:

@@ -7,6 +7,7 @@ from few_shot_recipe import built, write_classes, write_recipe
 from medalign.errors import CorpusError, RecipeError
 from medalign.few_shot import few_shot
 from medalign.few_shot.corruptions import Corruption, corrupt
+from medalign.few_shot.strengths import along_strengths, markdown
 
 WHITE, BLACK = np.full((3, 32, 32), 255, np.uint8), np.zeros((3, 32, 32), np.uint8)
 
@@ -51,6 +52,16 @@ def test_every_corruption_is_a_test_of_its_own_and_the_clean_one_is_compared(tmp
     assert list(reached) == ["colours", "colours, patches 0.90", "colours, crop 0.50"]
     assert reached["colours, patches 0.90"] < reached["colours"]  # nine tenths are of a class drawn at random
     assert {v.method for v in found.verdicts} == {"linear_probe"}
+    recipe = built(document)
+    strengths = along_strengths(recipe)
+    assert [s.corruption for s in strengths if s.apart is not None] == ["", "patches 0.90", "crop 0.50"]
+    means = {(s.method, s.corruption): s.value.estimate for s in strengths}
+    for s in strengths:
+        if s.apart is not None:
+            between = means["linear_probe", s.corruption] - means["zero_shot", s.corruption]
+            assert s.apart.estimate == pytest.approx(between)
+    table = markdown(recipe, strengths)
+    assert "| method | clean | patches 0.90 | crop 0.50 |" in table
     with pytest.raises(RecipeError, match="do not go together"):
         built({**document, "base_to_new": True, "primary": {**document["primary"], "method": "zero_shot"}})
     broken = {**patches, "foreign": str(tmp_path / "nowhere")}

@@ -18,7 +18,7 @@ from medalign_core.ops.draws import draw_seed
 from medalign_core.types import DrawKey
 
 Watch = Callable[[FewShotMethod], dict[str, float]]
-WATCHED = 25  # epochs of a training after which plans are looked at: its prompts are encoded once more for it
+WATCHED = 10  # epochs of a training after which plans are looked at: its prompts are encoded once more for it
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -26,7 +26,7 @@ ALL = (*METRICS, "ece")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Seen:
+class Seen:
     """What a cell predicted on one test."""
 
     groups: ndarray
@@ -37,7 +37,7 @@ class _Seen:
 def summarise(recipe: FewShot) -> Results:
     """Return the table of a comparison whose cells are all there."""
     seen = {
-        (cell.task, cell.method, cell.shots, cell.seed): _read(storage.join(recipe.out, cell.path))
+        (cell.task, cell.method, cell.shots, cell.seed): read_cell(storage.join(recipe.out, cell.path))
         for cell in (
             Cell(task=task, method=method, shots=shots, seed=seed)
             for task in recipe.tasks
@@ -54,7 +54,7 @@ def summarise(recipe: FewShot) -> Results:
                     parts = [seen[task, method, shots, seed][test] for seed in recipe.seeds]
                     for metric in ALL:
                         value = paired_difference(
-                            [_statistic([part], metric) for part in parts],
+                            [mean_of([part], metric) for part in parts],
                             parts[0].groups,
                             replicates=recipe.replicates,
                             level=recipe.level,
@@ -74,7 +74,8 @@ def summarise(recipe: FewShot) -> Results:
     )
 
 
-def _read(uri: str) -> dict[str, _Seen]:
+def read_cell(uri: str) -> dict[str, Seen]:
+    """Return what a cell predicted, by test."""
     table = pq.read_table(BytesIO(storage.read_bytes(uri)))
     tests = np.array(table["test"].to_pylist(), dtype=object)
     groups = np.array(table["group"].to_pylist(), dtype=object)
@@ -82,11 +83,11 @@ def _read(uri: str) -> dict[str, _Seen]:
     found = {}
     for test in dict.fromkeys(tests):
         at = tests == test
-        found[test] = _Seen(groups=groups[at], labels=labels[at], probabilities=probabilities[at])
+        found[test] = Seen(groups=groups[at], labels=labels[at], probabilities=probabilities[at])
     return found
 
 
-def _statistic(parts: Sequence[_Seen], metric: str) -> Statistic:
+def mean_of(parts: Sequence[Seen], metric: str) -> Statistic:
     """Return the mean of a metric over parts whose samples lie end to end."""
     ends = np.cumsum([len(part.labels) for part in parts])[:-1]
 
@@ -97,7 +98,7 @@ def _statistic(parts: Sequence[_Seen], metric: str) -> Statistic:
     return value
 
 
-def _metric(part: _Seen, metric: str, weights: ndarray) -> ndarray:
+def _metric(part: Seen, metric: str, weights: ndarray) -> ndarray:
     if metric == "ece":
         return expected_calibration_error(part.labels, part.probabilities, weights=weights)
     return classification_scores(part.labels, part.probabilities, weights=weights, metrics=[metric])[metric]
@@ -108,7 +109,7 @@ def _verdicts(recipe: FewShot, seen: dict) -> tuple[Verdict, ...]:
     first, metric = recipe.primary.method, recipe.primary.metric
     tests = own_tests(recipe)
 
-    def parts(method: str, shots: int, seed: int) -> list[_Seen]:
+    def parts(method: str, shots: int, seed: int) -> list[Seen]:
         return [seen[task, method, shots, seed][test] for task, test in tests.items()]
 
     groups = np.concatenate(
@@ -121,7 +122,7 @@ def _verdicts(recipe: FewShot, seen: dict) -> tuple[Verdict, ...]:
     for against in (name for name in recipe.methods if name != first):
         for shots in recipe.shots:
             differences = [
-                minus(_statistic(parts(first, shots, seed), metric), _statistic(parts(against, shots, seed), metric))
+                minus(mean_of(parts(first, shots, seed), metric), mean_of(parts(against, shots, seed), metric))
                 for seed in recipe.seeds
             ]
             difference = paired_difference(differences, groups, replicates=recipe.replicates, level=recipe.level)
