@@ -28,6 +28,8 @@ import numpy as np
 from PIL import Image
 
 from medalign import prepare, report, train
+from medalign.checkpoint import latest
+from medalign.evaluation.annotated import result as results
 from medalign.evaluation.annotated.compare import compare_annotated
 from medalign.evaluation.annotated.task import evaluate_annotated
 from medalign.evaluation.result import spread
@@ -78,8 +80,6 @@ def main() -> None:
 
 def print_table(name: str, found: dict[str, list[str]]) -> None:
     """Print each seed's primary score of both arms and their paired difference."""
-    from medalign.evaluation.annotated import result as results
-
     for arm, uris in found.items():
         scores = [results.load(uri) for uri in uris]
         primary = scores[0].primary
@@ -93,6 +93,9 @@ def print_table(name: str, found: dict[str, list[str]]) -> None:
 def one_cell(out: Path, corpus: str, name: str, arm: str, seed: int, source: str) -> str:
     """Train and score one cell that is not there yet; return its evaluation."""
     settings, run = TASKS[name], f"{out}/{name}-{arm}-{seed}"
+    done = f"{run}/evaluations/{name}-{settings['task']}"
+    if Path(done, results.SCORES).exists():
+        return done
     began = time.perf_counter()
     train(
         recipe_file(out),
@@ -135,6 +138,9 @@ def recipe_file(out: Path) -> str:
 def pretrain(out: Path, corpora: dict[str, str], seed: int, steps: int) -> str:
     """Pretrain the encoder of a seed on all training images together; return the run."""
     run = f"{out}/pretrained-{seed}"
+    saved = latest(run)
+    if saved is not None and saved.state.step >= steps:
+        return run
     parts = [{"uri": corpora["crops"]}, *({"uri": corpora[n]} for n in corpora if n not in ("crops", "bccd"))]
     mixture = json.dumps(parts)
     options = [f"data.mixture={mixture}", f"run.uri={run}", f"run.seed={seed}", f"train.steps={steps}"]

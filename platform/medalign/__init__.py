@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from medalign.data.prepare import prepare
     from medalign.data.show import show
     from medalign.data.validate import validate
+    from medalign.evaluation.annotated.task import evaluate_annotated
     from medalign.evaluation.embed import embed
     from medalign.evaluation.task import evaluate
     from medalign.exporting import export
@@ -19,7 +20,19 @@ if TYPE_CHECKING:
     from medalign.reports.page import report
     from medalign.tune.sweep import tune
 
-__all__ = ["dry_run", "embed", "evaluate", "export", "prepare", "report", "show", "train", "tune", "validate"]
+__all__ = [
+    "dry_run",
+    "embed",
+    "evaluate",
+    "evaluate_annotated",
+    "export",
+    "prepare",
+    "report",
+    "show",
+    "train",
+    "tune",
+    "validate",
+]
 
 _HOMES = {
     "prepare": "medalign.data.prepare",
@@ -28,6 +41,7 @@ _HOMES = {
     "dry_run": "medalign.launch",
     "train": "medalign.launch",
     "evaluate": "medalign.evaluation.task",
+    "evaluate_annotated": "medalign.evaluation.annotated.task",
     "embed": "medalign.evaluation.embed",
     "export": "medalign.exporting",
     "report": "medalign.reports.page",
