@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real
 from numpy import ndarray
 
 IOU_THRESHOLDS = tuple(float(t) for t in np.linspace(0.5, 0.95, 10))
@@ -88,7 +88,7 @@ def match_boxes(
     )
 
 
-def average_precision(matches: Matches, weights: Float[ndarray, "*R N"] | None = None) -> Float[ndarray, "*R T"]:
+def average_precision(matches: Matches, weights: Real[ndarray, "*R N"] | None = None) -> Float[ndarray, "*R T"]:
     """Return the AP at each threshold: the mean over 101 recalls of the best precision at that recall or beyond.
 
     Args:

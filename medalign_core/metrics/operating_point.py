@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Real
 from numpy import ndarray
 
 
@@ -22,14 +22,14 @@ def threshold_at_specificity(positive: Bool[ndarray, " N"], scores: Float[ndarra
 
 
 def sensitivity(
-    positive: Bool[ndarray, " N"], scores: Float[ndarray, " N"], threshold: float, weights: Float[ndarray, "*R N"]
+    positive: Bool[ndarray, " N"], scores: Float[ndarray, " N"], threshold: float, weights: Real[ndarray, "*R N"]
 ) -> Float[ndarray, "*R"]:
     """Return the weighted share of positives whose score is above the threshold; NaN without positives."""
     return _share((scores > threshold), positive, weights)
 
 
 def specificity(
-    positive: Bool[ndarray, " N"], scores: Float[ndarray, " N"], threshold: float, weights: Float[ndarray, "*R N"]
+    positive: Bool[ndarray, " N"], scores: Float[ndarray, " N"], threshold: float, weights: Real[ndarray, "*R N"]
 ) -> Float[ndarray, "*R"]:
     """Return the weighted share of negatives whose score is not above the threshold; NaN without negatives."""
     return _share((scores <= threshold), ~positive, weights)

@@ -7,13 +7,15 @@ that has it on one side only scores 0: a false alarm costs as much as a miss.
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer, Real
 from numpy import ndarray
 
 IGNORED = 255
 
 
-def overlap_counts(truth: Int[ndarray, "*P"], predicted: Int[ndarray, "*P"], *, classes: int) -> Int[ndarray, "C 3"]:
+def overlap_counts(
+    truth: Integer[ndarray, "*P"], predicted: Integer[ndarray, "*P"], *, classes: int
+) -> Int[ndarray, "C 3"]:
     """Return for each class (pixels of both, of the truth, of the prediction) over the pixels whose truth is known.
 
     Args:
@@ -47,10 +49,11 @@ def iou(counts: ndarray) -> Float[ndarray, "*N"]:
     return _divide(both, truth + predicted - both)
 
 
-def weighted_mean(values: Float[ndarray, " N"], weights: Float[ndarray, "*R N"]) -> Float[ndarray, "*R"]:
+def weighted_mean(values: Float[ndarray, " N"], weights: Real[ndarray, "*R N"]) -> Float[ndarray, "*R"]:
     """Return the weighted mean of the values that exist (not NaN); NaN where none has weight."""
     there = ~np.isnan(values)
-    return _divide(weights @ np.where(there, values, 0.0), weights @ there.astype(np.float64))
+    total = np.asarray(weights @ np.where(there, values, 0.0))  # of one row of weights: a number
+    return _divide(total, np.asarray(weights @ there.astype(np.float64)))
 
 
 def _divide(top: ndarray, bottom: ndarray) -> ndarray:

@@ -5,6 +5,7 @@ import torch
 from annotated_cases import annotated, small_resnet
 
 from medalign_core.models.dense.fcos import Located
+from medalign_core.objectives.box_prompts.module import mask_loss
 from medalign_core.objectives.detection.assignment import assign
 from medalign_core.objectives.detection.module import detection_losses, focal_terms
 from medalign_core.objectives.detection.settings import Detection
@@ -85,6 +86,22 @@ def test_focal_terms_are_monai_s_and_cross_entropy_without_gamma() -> None:
     torch.testing.assert_close(focal_terms(logits, truth, alpha=0.25, gamma=2.0), theirs)
     plain = torch.nn.functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
     torch.testing.assert_close(focal_terms(logits, truth, alpha=0.5, gamma=0.0), plain / 2)
+
+
+def test_losses_have_the_gradients_that_differences_give() -> None:
+    draw = torch.Generator().manual_seed(0)
+    logits = torch.randn((2, 3, 3, 2), generator=draw, dtype=torch.float64, requires_grad=True)
+    masks = torch.randint(3, (2, 3, 2), generator=draw, dtype=torch.uint8)
+    masks[0, 0, 0] = 255
+    known = known_pixels(masks, torch.ones(2, dtype=torch.bool))
+    there = torch.tensor([[True, False], [True, True]])
+    for loss in (
+        lambda x: pixel_cross_entropy(x, masks, known),
+        lambda x: dice_loss(x, masks, known),
+        lambda x: mask_loss(x[:, 1:], masks, known, there),
+        lambda x: focal_terms(x, (x.detach() > 0).to(x.dtype), alpha=0.25, gamma=2.0).sum(),
+    ):
+        assert torch.autograd.gradcheck(loss, logits)
 
 
 def test_a_place_learns_the_smallest_box_that_holds_it_near_its_centre() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import published_layouts
 import pytest
 from drawn_images import encoded, pixels
 from prepared_here import run_here
@@ -151,6 +152,50 @@ def test_coco_boxes_are_those_of_the_json(tmp_path: Path) -> None:
     assert {name: split.rows for name, split in made.splits.items()} == {"test": 2, "train": 4, "val": 2}
     for row in rows_of(out):
         assert row["boxes"] == [{"label": "cell", "left": 2, "top": 3, "right": 24, "bottom": 8}]
+
+
+def test_a_folder_for_each_class_becomes_one_mask_in_which_a_later_class_wins(tmp_path: Path) -> None:
+    source = published_layouts.jsrt(tmp_path / "jsrt")
+    organs = "right lung,left lung,heart,right clavicle,left clavicle"
+    out = str(tmp_path / "corpus")
+    options = {"masks": organs, "classes": f"background,{organs}"}
+    made = prepare.prepare(str(source), format="masks", out=out, options=options)
+    assert made.mask_classes[5] == "left clavicle"
+    found = sorted(rows_of(out), key=lambda row: row["pixels"])
+    assert len(found) == published_layouts.COUNT
+    for row in found:
+        mask = images.decode_mask(row["mask"])
+        assert (mask == 5).sum() == 13 * 13  # the last class is whole
+        assert set(np.unique(mask)) <= set(range(6))
+
+
+def test_suffixes_tell_images_from_masks_and_further_masks_are_joined(tmp_path: Path) -> None:
+    source = published_layouts.buid(tmp_path / "buid")
+    out = str(tmp_path / "corpus")
+    options = {"images": "", "masks": "", "mask_suffix": "_mask"}
+    prepare.prepare(str(source), format="masks", out=out, options=options)
+    areas = sorted(int(images.decode_mask(row["mask"]).sum()) for row in rows_of(out))
+    assert len(areas) == published_layouts.COUNT
+    assert areas[:-1] == [169] * (published_layouts.COUNT - 1)
+    assert areas[-1] > 169  # two lesions in one image
+    drive = published_layouts.drive(tmp_path / "drive")
+    options = {"masks": "1st_manual", "image_suffix": "_training,_test", "mask_suffix": "_manual1"}
+    made = prepare.prepare(str(drive), format="masks", out=f"{out}-2", options=options, fractions={"val": 0.2})
+    assert {name: split.rows for name, split in made.splits.items()} == {"test": 4, "train": 7, "val": 1}
+
+
+def test_boxes_go_around_the_connected_pieces_of_a_mask(tmp_path: Path) -> None:
+    source = write_pairs(tmp_path / "source", count=1)
+    mask = np.zeros((20, 24), dtype=np.uint8)
+    mask[2:5, 3:9] = mask[10:12, 0:4] = 255
+    (source / "masks" / "case0.png").write_bytes(encoded(mask))
+    out = str(tmp_path / "corpus")
+    options = {"boxes": True, "classes": "background,lesion"}
+    prepare.prepare(str(source), format="masks", out=out, options=options, fractions={})
+    (row,) = rows_of(out)
+    corners = sorted([box[name] for name in ("left", "top", "right", "bottom")] for box in row["boxes"])
+    assert corners == [[0, 10, 4, 12], [3, 2, 9, 5]]
+    assert {box["label"] for box in row["boxes"]} == {"lesion"}
 
 
 @pytest.mark.parametrize(

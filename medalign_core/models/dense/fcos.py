@@ -55,7 +55,7 @@ class FCOSHead(nn.Module):
         assert self.classes.bias is not None
         nn.init.constant_(self.classes.bias, -math.log(99))  # a chance of 1 %: else the empty places swamp the loss
 
-    def forward(self, levels: Sequence[Float[Tensor, "B W R S"]], size: tuple[int, int]) -> Located:
+    def forward(self, levels: Sequence[Float[Tensor, "B _ _ _"]], size: tuple[int, int]) -> Located:
         """Return what is said at every place of an input of `size` (height, width)."""
         found = []
         for number, level in enumerate(levels):

@@ -23,7 +23,7 @@ class FeaturePyramid(nn.Module):
         self.smooth = nn.ModuleList(nn.Conv2d(width, width, kernel_size=3, padding=1) for _ in channels)
         self.further = nn.Conv2d(width, width, kernel_size=3, stride=2, padding=1)
 
-    def forward(self, maps: Sequence[Float[Tensor, "B D R S"]]) -> list[Float[Tensor, "B W R S"]]:
+    def forward(self, maps: Sequence[Float[Tensor, "B _ _ _"]]) -> list[Float[Tensor, "B _ _ _"]]:
         """Return the levels, the finest first."""
         merged = [lateral(each) for lateral, each in zip(self.lateral, maps, strict=True)]
         for number in range(len(merged) - 2, -1, -1):

@@ -47,7 +47,7 @@ class UNetDecoder(nn.Module):
         self.head = nn.Conv2d(entering, classes, kernel_size=1)
 
     def forward(
-        self, maps: Sequence[Float[Tensor, "B D R S"]], pixels: Float[Tensor, "B 3 H W"]
+        self, maps: Sequence[Float[Tensor, "B _ _ _"]], pixels: Float[Tensor, "B 3 H W"]
     ) -> Float[Tensor, "B C H W"]:
         """Return the classes' logits of every pixel.
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 from torch.nn import functional
 
 IGNORED = 255
 
 
-def known_pixels(masks: Int[Tensor, "B H W"], valid: Bool[Tensor, " B"]) -> Bool[Tensor, "B H W"]:
+def known_pixels(masks: Integer[Tensor, "B H W"], valid: Bool[Tensor, " B"]) -> Bool[Tensor, "B H W"]:
     """Return which pixels count: those of valid images that have a class."""
     return valid[:, None, None] & (masks != IGNORED)
 
 
 def pixel_cross_entropy(
-    logits: Float[Tensor, "B C H W"], masks: Int[Tensor, "B H W"], known: Bool[Tensor, "B H W"]
+    logits: Float[Tensor, "B C H W"], masks: Integer[Tensor, "B H W"], known: Bool[Tensor, "B H W"]
 ) -> Float[Tensor, ""]:
     """Return the mean of -log softmax(logits)[class] over the known pixels; 0 where there is none."""
     taken = torch.where(known, masks.long(), 0)
@@ -25,7 +25,7 @@ def pixel_cross_entropy(
 
 
 def dice_loss(
-    logits: Float[Tensor, "B C H W"], masks: Int[Tensor, "B H W"], known: Bool[Tensor, "B H W"]
+    logits: Float[Tensor, "B C H W"], masks: Integer[Tensor, "B H W"], known: Bool[Tensor, "B H W"]
 ) -> Float[Tensor, ""]:
     """Return 1 less the mean over classes of (2 sum p g + 1) / (sum p + sum g + 1), sums over the batch's known pixels.
 
@@ -43,7 +43,7 @@ def dice_loss(
 
 
 def batch_dice(
-    predicted: Int[Tensor, "B H W"], masks: Int[Tensor, "B H W"], known: Bool[Tensor, "B H W"], *, classes: int
+    predicted: Integer[Tensor, "B H W"], masks: Integer[Tensor, "B H W"], known: Bool[Tensor, "B H W"], *, classes: int
 ) -> Float[Tensor, ""]:
     """Return the mean Dice of the classes but the background over all known pixels of a batch; absent ones left out."""
     scores, present = [], []
