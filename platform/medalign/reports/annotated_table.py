@@ -45,7 +45,7 @@ def tabulate_annotated(name: str, result: AnnotatedResult, *, place: int) -> Ann
     """Return the section of an evaluation; `place` tells figures of several sections apart."""
     overlays, keys, without = draw_overlays(result)
     order = sorted(result.metrics, key=lambda metric: metric != result.primary)
-    heads = tuple(next(iter(result.per_class.values()), {}))
+    heads = tuple(sorted(next(iter(result.per_class.values()), {}), key=lambda metric: metric != result.primary))
     return AnnotatedSection(
         name=name,
         result=result,

@@ -22,7 +22,7 @@ from medalign.reports.matching import jpeg
 from medalign_core.metrics.overlap import dice, overlap_counts
 
 SHOWN, SIDE = 6, 320
-LEAST_SCORE = 0.3  # boxes below it would cover the picture
+LEAST_SCORE = 0.5  # boxes below it would cover the picture
 COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00", "#cc79a7", "#0072b2", "#999999")
 
 
