@@ -24,17 +24,15 @@ def embedding_std(embeddings: Float[Tensor, "B F"], valid: Bool[Tensor, " B"]) -
 
 
 def effective_rank(embeddings: Float[Tensor, "B F"], valid: Bool[Tensor, " B"]) -> Float[Tensor, ""]:
-    """Return exp of the entropy of the singular values of the centred valid rows, each divided by their sum.
+    """Return (sum l)^2 / sum l^2 of the eigenvalues l of the valid rows' covariance: the participation ratio.
 
-    In [1, min(B - 1, F)]: how many directions the samples vary in (Roy and Vetterli 2007). 1 is collapse onto a line,
-    and is returned for samples that do not vary at all, or fewer than two; `embedding_std` tells those apart.
+    In [1, min(B - 1, F)]: how many directions the samples vary in alike. 1 is collapse onto a line, and is returned for
+    samples that do not vary at all, or fewer than two; `embedding_std` tells those apart. No eigenvalue is computed.
     """
     rows = at_least_float32(embeddings.detach())
     weight = valid.to(rows.dtype)[:, None]
     rows = (rows - (rows * weight).sum(dim=0) / weight.sum().clamp(min=1)) * weight
-    gram = rows @ rows.T if len(rows) <= rows.shape[1] else rows.T @ rows
-    gram = torch.nan_to_num(gram, nan=0.0, posinf=0.0, neginf=0.0)  # a diverged step is reported by its loss
-    values = torch.linalg.eigvalsh(gram).clamp(min=0)
-    singular = torch.where(values > values[-1] * len(values) * torch.finfo(values.dtype).eps, values, 0.0).sqrt()
-    share = singular / singular.sum().clamp(min=torch.finfo(values.dtype).tiny)
-    return torch.special.entr(share).sum().exp()
+    length = torch.linalg.matrix_norm(rows)  # squared: the sum of the eigenvalues, but for the count
+    units = rows / length.clamp(min=torch.finfo(rows.dtype).tiny)
+    gram = units @ units.T if len(rows) <= rows.shape[1] else units.T @ units
+    return torch.where(length > 0, 1 / gram.square().sum().clamp(min=1e-12), 1.0)

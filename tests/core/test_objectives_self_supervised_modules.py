@@ -110,7 +110,7 @@ def test_the_module_learns_and_does_not_collapse(name: str) -> None:
     if name != "byol":  # without negatives nothing asks for it in so few steps
         assert stats["matching_accuracy"] > 0.6
     assert stats["embedding_std"] > 0.6
-    assert stats["effective_rank"] > 4
+    assert stats["effective_rank"] > 2
 
 
 @pytest.mark.parametrize("name", CARRYING)
