@@ -24,11 +24,17 @@ import yaml
 WALL_CLOCK = {"images_per_second", "data_wait", "seconds", "solver_seconds"}
 STEPS, EPOCH_STEPS, MICRO_BATCHES = 24, 4, 3
 LIMIT_S = 240
-NO_THREADS = {"OMP_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}  # pyarrow's jemalloc has one
+NO_THREADS = {
+    "HF_DEACTIVATE_ASYNC_LOAD": "1",
+    "OMP_NUM_THREADS": "1",
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",
+}  # pyarrow's jemalloc has one
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "lvm_med": {"type": "lvm_med", "graph_size": 8, "neighbours": 3, "projection_size": 8, "graph_width": 8},
     "info_nce": {"type": "info_nce", "projection_size": 8},
+    "logra_med": {"type": "logra_med", "graph_width": 16, "neighbours": 2, "graph_dropout": 0.2},
 }
+CHAT_MODEL = {"type": "llava", "language": "tiny_bytes", "max_length": 300}
 # figures are of 3 steps, checkpoints of 2: most kills meet a line of metrics that is not full
 RECIPE: dict[str, Any] = {
     "data": {"image_size": 16, "shuffle_rows": 48},
@@ -40,10 +46,16 @@ RECIPE: dict[str, Any] = {
 }
 
 
-def write_recipe(folder: Path, corpus: str, *, objective: str, **train: Any) -> str:
-    """Write a recipe whose corpus has 4 steps an epoch, 3 micro-batches a step; return its path."""
+def write_recipe(folder: Path, corpus: str, *, objective: str, tower: str = "", **train: Any) -> str:
+    """Write a recipe whose corpus has 4 steps an epoch, 3 micro-batches a step; return its path.
+
+    With `tower`, a directory of a small image tower, the model is a multimodal one.
+    """
     parts = {**RECIPE, "run": {"seed": 4, "uri": "unset"}, "objective": OBJECTIVES[objective]}
     parts |= {"data": {**RECIPE["data"], "corpus": corpus}, "train": {**RECIPE["train"], **train}}
+    if tower:
+        parts["model"] = CHAT_MODEL | {"vision": tower}
+        parts["data"]["image_size"] = 32
     (folder / f"{objective}.yaml").write_text(yaml.safe_dump(parts))
     return str(folder / f"{objective}.yaml")
 
@@ -90,8 +102,12 @@ def nursery(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def _warm(recipe: str) -> None:
-    """Run one forward, so that the children need not import the model nor compile the solver each for itself."""
+    """Run one forward, so that the children need not import the model nor compile the solver each for itself.
+
+    Of a multimodal model only what building it takes.
+    """
     import torch
+    from tqdm import tqdm
 
     from medalign.launch.worker import build_module
     from medalign.recipe import open_recipe
@@ -108,8 +124,11 @@ def _warm(recipe: str) -> None:
         key=DrawKey(0, 0, 0),
         weight=1.0,
     )
-    with torch.no_grad():  # a backward would start autograd's threads
-        build_module(open_recipe(recipe)[0])(batch)
+    tqdm.monitor_interval = 0  # the bar of loading weights would start a thread
+    module = build_module(open_recipe(recipe)[0])
+    if "llava" not in Path(recipe).read_text():
+        with torch.no_grad():  # a backward would start autograd's threads
+            module(batch)
 
 
 def differences(calm: Path, run: Path) -> list[str]:
