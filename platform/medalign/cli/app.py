@@ -12,14 +12,26 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from medalign.cli import banks, checkpoints, clusters, corpora, few_shot, questions, runs, submitting, sweeps
+from medalign.cli import (
+    banks,
+    checkpoints,
+    clusters,
+    corpora,
+    few_shot,
+    operating,
+    planning,
+    questions,
+    runs,
+    submitting,
+    sweeps,
+)
 from medalign.errors import MedAlignError, WorkerError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count; typer gives it for Ctrl-C
 
 app = typer.Typer(
     name="medalign",
-    help="Train medical image encoders on a Ray cluster, and measure what they learned.",
+    help="Train and tune medical vision-language models on a Ray cluster, and measure what they learned.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -30,6 +42,8 @@ app.add_typer(few_shot.app, name="few-shot")
 app.add_typer(checkpoints.app, name="checkpoint")
 app.add_typer(clusters.app, name="cluster")
 runs.register(app)
+planning.register(app)
+operating.register(app)
 questions.register(app)
 submitting.register(app)
 sweeps.register(app)
