@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from medalign.multimodal_models import open_multimodal
 from medalign.plan import RunPlan
 from medalign.recipe import Recipe
 from medalign.tracking import Tracker, Trackers, open_trackers
+from medalign.tracking.attempts import FINISHED, recording
 from medalign.training.contract import Session
 from medalign.training.loop import Loop, LoopPlan
 from medalign_core.models.multimodal.settings import Llava
@@ -102,8 +104,11 @@ def work(
             console=console,
         )
         trackers = Trackers((*trackers.trackers, watch)) if watch else trackers
-    with trackers:
+    noting = recording(recipe.run.uri, world=world, step=state.step, total_steps=plan.total_steps)
+    with trackers, noting if session.rank == 0 else nullcontext() as attempt:
         result = Loop(engine, session, loop_plan, trackers=trackers).run(batches(state.step), state, validation)
+        if attempt is not None:
+            attempt.end(result.reason or FINISHED, step=result.state.step, device=engine.device.type)
     if result.reason is None:  # else there is no time for it
         _draw_matching(recipe, engine.module, validation, is_first=session.rank == 0)
     return {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -25,6 +26,7 @@ class Tracking:
         mlflow: the tracking URI of an MLflow server, or null (extra `tracking`).
         wandb: a Weights & Biases project, or null (extra `tracking`); credentials and mode come from its own
             environment variables.
+        ray_metrics: publish to Ray's metrics, for Prometheus, where workers train on Ray.
         log_every: without a terminal, one line of progress per this many steps.
     """
 
@@ -33,6 +35,7 @@ class Tracking:
     tensorboard: bool = True
     mlflow: str | None = None
     wandb: str | None = None
+    ray_metrics: bool = True
     log_every: int = 10
 
     def __post_init__(self) -> None:
@@ -141,6 +144,16 @@ def _chosen(settings: Tracking, uri: str, *, step: int, recipe: Mapping[str, Any
         from medalign.tracking.wandb_runs import WandB
 
         yield WandB(settings.wandb, uri, recipe=recipe)
+    if settings.ray_metrics and _is_on_ray():
+        from medalign.tracking.ray_metrics import RayMetrics
+
+        yield RayMetrics(uri, step=step)
+
+
+def _is_on_ray() -> bool:
+    """Tell whether this process is one of Ray's; it is not asked by importing Ray."""
+    ray = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized()
 
 
 def check_installed(settings: Tracking) -> None:
