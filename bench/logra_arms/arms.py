@@ -13,7 +13,7 @@ from medalign_core.objectives.logra_med.settings import Autoregressive, LoGraMed
 SHARES = (0.1, 1.0)  # of the training pictures: stage-2 data; there is no stage 1
 SEEDS = (0, 1, 2, 3, 4)
 TUNING_SEED = 100  # of no cell in the table
-STEPS, BATCH = 160, 16
+STEPS, BATCH = 120, 16
 RATES = (1e-3, 2e-3, 4e-3)  # of the plain arm, then of all
 STRENGTHS = (0.1, 0.3, 1.0)  # alpha of each aligned arm: as many trials as the plain arm's rates
 TUNED_AT = 0.1

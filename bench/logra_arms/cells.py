@@ -60,7 +60,8 @@ class Cell:
     @property
     def path(self) -> str:
         """Where it is stored, below the results."""
-        words = f"{self.arm}-{self.share:g}-seed{self.seed}-rate{self.rate:g}-alpha{self.alpha:g}-{self.split}"
+        sizes = f"rate{self.rate:g}-alpha{self.alpha:g}-{STEPS}steps"
+        words = f"{self.arm}-{self.share:g}-seed{self.seed}-{sizes}-{self.split}"
         return f"cells/{words.replace(' ', '_').replace(',', '').replace('+', 'plus')}.json"
 
 

@@ -115,7 +115,8 @@ def test_every_shipped_comparison_of_pretraining_builds_with_all_its_arms(name):
 
 
 def test_the_shipped_recipes_are_these():
-    of_logra_med = [f"logra_med/{name}" for name in ("stage1_llama7b", "stage2_llama7b", "tiny", "vqa_llama7b")]
+    stages = [f"stage{stage}_{language}7b" for stage in (1, 2) for language in ("llama", "mistral")]
+    of_logra_med = [f"logra_med/{name}" for name in (*stages, "tiny", "vqa_llama7b")]
     of_lvm_med = ["lvm_med/resnet50", "lvm_med/tiny_cpu", "lvm_med/vit_b16"]
     tasks = [name for name in shipped() if name.startswith("lvm_med/downstream/")]
     assert len(tasks) == 24  # test_recipes_downstream.py runs each of them

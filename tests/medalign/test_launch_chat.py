@@ -224,7 +224,14 @@ def test_a_corpus_without_words_is_refused_before_anything_starts(place: Path, t
 
 
 @pytest.mark.parametrize(
-    ("name", "steps", "graphs"), [("tiny", 60, 4), ("stage1_llama7b", 1, None), ("stage2_llama7b", 6, 12)]
+    ("name", "steps", "graphs"),
+    [
+        ("tiny", 60, 4),
+        ("stage1_llama7b", 1, None),
+        ("stage2_llama7b", 6, 12),
+        ("stage1_mistral7b", 1, None),
+        ("stage2_mistral7b", 6, 12),
+    ],
 )
 def test_shipped_recipes_print_their_plan_without_opening_weights(
     place: Path, tmp_path: Path, name: str, steps: int, graphs: int | None
