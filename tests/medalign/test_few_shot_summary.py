@@ -67,6 +67,15 @@ def test_a_cell_of_the_table_is_the_mean_over_seeds(tmp_path):
     assert value.low < 0.8 < value.high
 
 
+def test_the_mean_over_tasks_is_that_of_their_own_tests(tmp_path):
+    comparison = recipe(tmp_path)
+    write(comparison, {"zero_shot": 0.5, "probe": 0.6, "coop": 0.9})
+    found = summarise(comparison)
+    assert [(e.method, e.shots) for e in found.overall] == [(m, s) for m in comparison.methods for s in (1, 4)]
+    assert found.overall[-1].value == entry(found, "coop")  # there is one task
+    assert "Mean over tasks" not in found.markdown()
+
+
 def test_intervals_are_over_patients_and_over_seeds(tmp_path):
     still, moving = recipe(tmp_path / "still"), recipe(tmp_path / "moving")
     write(still, dict.fromkeys(still.methods, 0.7))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from medalign.evaluation.result import nulls, spread
@@ -67,11 +68,13 @@ class Results:
     """A table: what every method reached, what differs, and which tasks cannot tell methods apart.
 
     Attributes:
+        overall: the primary metric's mean over tasks, each by the test that counts for it.
         generalisation: of base-to-new comparisons.
         left_out: methods that have no answer to new classes, in such comparisons.
     """
 
     entries: tuple[Entry, ...]
+    overall: tuple[Entry, ...]
     verdicts: tuple[Verdict, ...]
     saturated: tuple[str, ...]
     generalisation: tuple[Generalisation, ...]
@@ -87,17 +90,21 @@ class Results:
     def markdown(self, metric: str = "balanced_accuracy") -> str:
         """Return one metric as tables, one per test, and the comparisons."""
         lines: list[str] = []
+        if len({e.task for e in self.entries}) > 1 and self.overall[0].metric == metric:
+            lines = self._table(f"Mean over tasks: {metric.replace('_', ' ')}", self.overall)
         for task, test in dict.fromkeys((e.task, e.test) for e in self.entries):
             entries = [e for e in self.entries if (e.task, e.test, e.metric) == (task, test, metric)]
             note = ", saturated" if task in self.saturated else ""
-            lines += [f"**{task}**, tested on {test}: {metric.replace('_', ' ')}{note}", ""]
-            lines += ["| method | " + " | ".join(f"{s} shot{'s' * (s > 1)}" for s in self.shots) + " |"]
-            lines += ["|---|" + "---|" * len(self.shots)]
-            for method in dict.fromkeys(e.method for e in entries):
-                row = {e.shots: e.value for e in entries if e.method == method}
-                lines += [f"| {method} | " + " | ".join(spread(row[s]) for s in self.shots) + " |"]
-            lines += [""]
+            lines += self._table(f"**{task}**, tested on {test}: {metric.replace('_', ' ')}{note}", entries)
         return "\n".join([*lines, *self._generalisation_lines(), *self._verdict_lines()]) + "\n"
+
+    def _table(self, title: str, entries: Sequence[Entry]) -> list[str]:
+        lines = [title, "", "| method | " + " | ".join(f"{s} shot{'s' * (s > 1)}" for s in self.shots) + " |"]
+        lines += ["|---|" + "---|" * len(self.shots)]
+        for method in dict.fromkeys(e.method for e in entries):
+            row = {e.shots: e.value for e in entries if e.method == method}
+            lines += [f"| {method} | " + " | ".join(spread(row[s]) for s in self.shots) + " |"]
+        return [*lines, ""]
 
     def _generalisation_lines(self) -> list[str]:
         if not self.generalisation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -64,6 +65,7 @@ def summarise(recipe: FewShot) -> Results:
                         )
     return Results(
         entries=tuple(entries),
+        overall=_overall(recipe, seen),
         verdicts=_verdicts(recipe, seen),
         saturated=_saturated(recipe, entries),
         generalisation=_generalisation(recipe, entries) if recipe.base_to_new else (),
@@ -104,25 +106,43 @@ def _metric(part: Seen, metric: str, weights: ndarray) -> ndarray:
     return classification_scores(part.labels, part.probabilities, weights=weights, metrics=[metric])[metric]
 
 
+def _own_parts(recipe: FewShot, seen: dict, method: str, *, shots: int, seed: int) -> list[Seen]:
+    """Return what a method predicted on each task's own test."""
+    return [seen[task, method, shots, seed][test] for task, test in own_tests(recipe).items()]
+
+
+def _own_groups(recipe: FewShot, seen: dict) -> ndarray:
+    """Return the groups of all tasks' own tests, end to end."""
+    anyone, shots, seed = next(iter(recipe.methods)), recipe.shots[0], recipe.seeds[0]
+    parts = _own_parts(recipe, seen, anyone, shots=shots, seed=seed)
+    return np.concatenate(
+        [[f"{task} {g}" for g in part.groups] for task, part in zip(recipe.tasks, parts, strict=True)]
+    )
+
+
+def _overall(recipe: FewShot, seen: dict) -> tuple[Entry, ...]:
+    """Return each method's mean over tasks, by the primary metric."""
+    metric, groups = recipe.primary.metric, _own_groups(recipe, seen)
+    found = []
+    for method in recipe.methods:
+        for shots in recipe.shots:
+            of_seeds = [
+                mean_of(_own_parts(recipe, seen, method, shots=shots, seed=seed), metric) for seed in recipe.seeds
+            ]
+            value = paired_difference(of_seeds, groups, replicates=recipe.replicates, level=recipe.level)
+            found.append(Entry(task="", test="", method=method, shots=shots, metric=metric, value=value))
+    return tuple(found)
+
+
 def _verdicts(recipe: FewShot, seen: dict) -> tuple[Verdict, ...]:
     """Compare the primary's method with every other one at every number of shots, on the mean over tasks."""
-    first, metric = recipe.primary.method, recipe.primary.metric
-    tests = own_tests(recipe)
-
-    def parts(method: str, shots: int, seed: int) -> list[Seen]:
-        return [seen[task, method, shots, seed][test] for task, test in tests.items()]
-
-    groups = np.concatenate(
-        [
-            [f"{task} {g}" for g in seen[task, first, recipe.shots[0], recipe.seeds[0]][t].groups]
-            for task, t in tests.items()
-        ]
-    )
+    first, metric, groups = recipe.primary.method, recipe.primary.metric, _own_groups(recipe, seen)
+    parts = functools.partial(_own_parts, recipe, seen)
     found = []
     for against in (name for name in recipe.methods if name != first):
         for shots in recipe.shots:
             differences = [
-                minus(mean_of(parts(first, shots, seed), metric), mean_of(parts(against, shots, seed), metric))
+                minus(*(mean_of(parts(name, shots=shots, seed=seed), metric) for name in (first, against)))
                 for seed in recipe.seeds
             ]
             difference = paired_difference(differences, groups, replicates=recipe.replicates, level=recipe.level)
