@@ -98,7 +98,7 @@ def test_a_corpus_of_another_schema_is_refused(refused, tmp_path, corpus):
     ):
         line = refused(*words)
         assert "schema 'medalign.corpus/0', this release reads 'medalign.corpus/1', 'medalign.corpus/2'," in line
-        assert line.endswith("'medalign.corpus/3'; prepare the corpus again.")
+        assert line.endswith("'medalign.corpus/4'; prepare the corpus again.")
 
 
 def test_a_corpus_without_images_of_the_split_is_refused(refused, tmp_path):
