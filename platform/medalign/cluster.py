@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
@@ -10,6 +11,7 @@ from typing import Any
 
 from medalign.errors import MedAlignError, UserError
 
+MOST = "MEDALIGN_CLUSTER_MOST"  # what the autoscaler may start, all in all
 # Set before Ray starts, so that every worker inherits them; a value the user has set stays.
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # otherwise Ray reports usage to its makers
@@ -51,12 +53,22 @@ def ensure_ray(*, dashboard: bool = False, object_store_bytes: int | None = None
 
 
 def most_resources() -> dict[str, float]:
-    """Return what the connected cluster has, or may have once its autoscaler has started all that it may."""
-    import ray
-    from ray._private.state import state
+    """Return what the connected cluster has, or may have once its autoscaler has started all that it may.
 
-    have, most = ray.cluster_resources(), state.get_max_resources_from_cluster_config() or {}
-    return {name: max(have.get(name, 0.0), float(most.get(name, 0.0))) for name in {*have, *most}}
+    Ray tells nobody what that is, so the head's environment does: MEDALIGN_CLUSTER_MOST='{"CPU": 96, "GPU": 8}', which
+    `medalign cluster render` writes into its files and a submitted job inherits.
+
+    Raises:
+        UserError: the variable is not JSON of names and numbers.
+    """
+    import ray
+
+    have, said = ray.cluster_resources(), os.environ.get(MOST, "{}")
+    try:
+        most = {str(name): float(amount) for name, amount in json.loads(said).items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f'{MOST}={said}: must be JSON of names and numbers, such as {{"CPU": 96}}.') from error
+    return {name: max(have.get(name, 0.0), most.get(name, 0.0)) for name in {*have, *most}}
 
 
 def drain(seconds: int, *, node: str = "") -> str:

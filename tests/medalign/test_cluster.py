@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from medalign import cluster
-from medalign.errors import CorpusError, MedAlignError
+from medalign.errors import CorpusError, MedAlignError, UserError
 
 
 def test_a_connected_process_is_left_alone(ray_local):
@@ -56,3 +56,13 @@ def test_our_own_error_is_found_under_what_ray_wraps_it_in(ray_local):
         found = cluster.own_error(caught.value, doing="reading")
         assert isinstance(found, MedAlignError)
         assert str(found) == expected
+
+
+def test_what_a_cluster_may_grow_to_is_told_by_its_head(ray_local, monkeypatch):
+    assert cluster.most_resources()["CPU"] == 4
+    monkeypatch.setenv(cluster.MOST, '{"CPU": 96, "GPU": 8}')
+    found = cluster.most_resources()
+    assert (found["CPU"], found["GPU"]) == (96, 8)
+    monkeypatch.setenv(cluster.MOST, "many")
+    with pytest.raises(UserError, match="MEDALIGN_CLUSTER_MOST=many: must be JSON"):
+        cluster.most_resources()

@@ -1,6 +1,7 @@
 """Cluster files: Ray, KubeRay, Kubernetes and EC2 take what is written, over many settings; and the examples."""
 
 import itertools
+import json
 import re
 from importlib import metadata
 from pathlib import Path
@@ -14,7 +15,9 @@ import yaml
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from medalign import cluster
 from medalign.cluster_files import ClusterSettings, checks, machines, render, write
+from medalign.cluster_files import settings as settings_module
 from medalign.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -212,6 +215,17 @@ def test_what_is_not_pinned_is_refused_and_so_is_what_cannot_be_rented():
     ):
         with pytest.raises(ValueError, match=re.escape(said)):
             settings(**{"provider": "kuberay", "gpus": 1, **keys})
+
+
+@pytest.mark.parametrize("keys", [VIRTUAL[1], VIRTUAL[-1], *({"provider": "kuberay", **keys} for keys in KUBERAY[:4])])
+def test_the_head_knows_what_the_cluster_may_grow_to(keys):
+    wanted = settings(**keys)
+    text = "".join(render(wanted).values())
+    found = {tuple(json.loads(said).items()) for said in re.findall(r"MEDALIGN_CLUSTER_MOST.*?(\{.*?\})", text, re.S)}
+    ((cpus, gpus),) = found
+    assert gpus == ("GPU", wanted.gpus)
+    assert cpus[1] > wanted.gpus
+    assert settings_module.MOST == cluster.MOST
 
 
 def test_a_digest_pins_an_image():

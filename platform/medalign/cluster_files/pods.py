@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from medalign.cluster_files.machines import GPUS
-from medalign.cluster_files.settings import ClusterSettings
+from medalign.cluster_files.settings import MOST, ClusterSettings
 
 HEAD_CPUS, HEAD_GIB = 4, 16
 DATA_CPUS, DATA_GIB = 8, 32
@@ -33,6 +34,8 @@ def head_pod(settings: ClusterSettings) -> dict[str, Any]:
     }
     # a job that is stopped gets as long for its checkpoint as a node that goes
     container["env"].append({"name": "RAY_JOB_STOP_WAIT_TIME_S", "value": str(settings.drain_seconds)})
+    cpus = settings.cpu_nodes * DATA_CPUS + settings.gpus * settings.cpus_per_gpu
+    container["env"].append({"name": MOST, "value": json.dumps({"CPU": cpus, "GPU": settings.gpus})})
     return _template(settings, container, part="head", memory_gib=HEAD_GIB, terms=[_without_spot()])
 
 

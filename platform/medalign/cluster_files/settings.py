@@ -11,6 +11,9 @@ from medalign.cluster_files import machines
 PLACED = {"aws": ("region", "machine_image"), "gcp": ("region", "project", "machine_image")}
 NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
 IMAGE = re.compile(r"[a-z0-9][\w.\-/:]*(?P<pin>:[\w][\w.\-]*|@sha256:[0-9a-f]{64})")
+MOST = (
+    "MEDALIGN_CLUSTER_MOST"  # in the head's environment: plans are checked against it, as the cluster grows on demand
+)
 DRAIN_MARGIN_S = 15  # between the end of a drain and the kill: the checkpoint's last bytes, and Ray's own end
 
 

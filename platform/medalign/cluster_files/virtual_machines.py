@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 from medalign.cluster_files import machines
 from medalign.cluster_files.machines import Machine
-from medalign.cluster_files.settings import ClusterSettings
+from medalign.cluster_files.settings import MOST, ClusterSettings
 
 HEAD, DATA, SPOT, ON_DEMAND = "head", "data", "gpu-spot", "gpu-on-demand"
 USER = "ubuntu"  # of the virtual machine; inside the container it is the image's own
@@ -42,7 +43,7 @@ def autoscaler(settings: ClusterSettings) -> dict[str, Any]:
         "setup_commands": [f"grep -q RAY_AUTH_MODE ~/.bashrc || echo '{EXPORTS}' >> ~/.bashrc"],
         "head_setup_commands": [],
         "worker_setup_commands": [],
-        "head_start_ray_commands": ["ray stop", _start_head(settings)],
+        "head_start_ray_commands": ["ray stop", _start_head(settings, types)],
         "worker_start_ray_commands": [
             "ray stop",
             f"{EXPORTS}; ulimit -n 65536; ray start --address=$RAY_HEAD_IP:6379 --object-manager-port=8076",
@@ -50,9 +51,13 @@ def autoscaler(settings: ClusterSettings) -> dict[str, Any]:
     }
 
 
-def _start_head(settings: ClusterSettings) -> str:
+def _start_head(settings: ClusterSettings, types: dict[str, Any]) -> str:
+    counted = [kind for name, kind in types.items() if name != SPOT]  # which stands for the same nodes
+    most = {
+        name: sum(kind["max_workers"] * kind["resources"].get(name, 0) for kind in counted) for name in ("CPU", "GPU")
+    }
     # a job that is stopped gets as long for its checkpoint as a node that goes
-    exports = f"{EXPORTS} RAY_JOB_STOP_WAIT_TIME_S={settings.drain_seconds}"
+    exports = f"{EXPORTS} RAY_JOB_STOP_WAIT_TIME_S={settings.drain_seconds} {MOST}='{json.dumps(most)}'"
     flags = "--head --port=6379 --object-manager-port=8076 --num-cpus=0 --num-gpus=0 --dashboard-host=127.0.0.1"
     return f"{exports}; ulimit -n 65536; ray start {flags} --autoscaling-config=~/ray_bootstrap_config.yaml"
 

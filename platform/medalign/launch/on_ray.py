@@ -8,7 +8,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import replace
 from functools import partial
@@ -35,6 +35,7 @@ from medalign.training.contract import Reason
 from medalign.training.session import set_accelerator
 
 COLLECTIVE_TIMEOUT_S = 600
+NODES_WITHIN_S = 1800  # that an autoscaler has for starting the nodes of a run; one with GPUs takes minutes
 LOOK_EVERY_S = 1.0  # at which rank 0 asks Ray for preemptions
 _log = logging.getLogger(__name__)
 _train: Any = ray.train  # type checkers see the API before Train V2, which is what runs
@@ -102,7 +103,10 @@ def connect(recipe: Recipe) -> None:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "1")  # a notice may give no more than seconds
     cluster.ensure_ray(dashboard=True)
-    _check_resources(recipe)
+    have = cluster.most_resources()
+    _check_resources(recipe, have)
+    if have != ray.cluster_resources() and not recipe.train.min_workers:  # with a range, Ray waits without a limit
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(NODES_WITHIN_S))
 
 
 def train_on_ray(recipe: Recipe, plan: RunPlan, interrupts: Interrupts, watch: Watch | None = None) -> dict[str, Any]:
@@ -233,9 +237,13 @@ def _run_config(recipe: Recipe) -> Any:
     )
 
 
-def _check_resources(recipe: Recipe) -> None:
-    """Refuse a plan that would hang: data tasks need a CPU that no worker has taken."""
-    have = ray.cluster_resources()
+def _check_resources(recipe: Recipe, have: Mapping[str, float]) -> None:
+    """Refuse a plan that would hang: data tasks need a CPU that no worker has taken.
+
+    Args:
+        recipe: of the run.
+        have: what the cluster has, or may grow to.
+    """
     cpus, workers = have.get("CPU", 0.0), recipe.train.min_workers or recipe.train.workers
     taken = workers * recipe.train.cpus_per_worker
     if cpus - taken < 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import shlex
 import sys
 import tempfile
@@ -115,6 +116,9 @@ def _connect(address: str) -> Any:
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
+    for name in ("ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # they tell of every package and every closed socket
+    logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.WARNING)
     began = time.monotonic()
     while True:
         try:
