@@ -24,9 +24,10 @@ def round_trip(uri: str) -> list[Finding]:
     """Write, read, replace on condition, and delete; a finding for the whole, and one for what is slow or missing.
 
     Args:
-        uri: a place of runs or corpora; a file of 4 MiB with a random name is made below it and deleted.
+        uri: a place of runs or corpora; a folder of a random name with a file of 4 MiB is made below it and deleted.
     """
-    where = storage.join(uri, f".medalign-doctor-{uuid.uuid4().hex[:12]}")
+    folder = storage.join(uri, f".medalign-doctor-{uuid.uuid4().hex[:12]}")
+    where = storage.join(folder, "probe")
     data = os.urandom(SIZE)
     try:
         with storage.patience(tries=4, seconds=20.0):
@@ -34,7 +35,7 @@ def round_trip(uri: str) -> list[Finding]:
     except MedAlignError as error:
         return [broken("storage", " ".join(str(error).split())[:240], _fix(error))]
     finally:
-        _tidy(where)
+        _tidy(folder)
     rate = 2 * SIZE / max(seconds, 1e-6)
     seen = f"{uri}: written, read and deleted, {rate / 1e6:.0f} MB/s"
     if rate < SLOW and not storage.is_local(uri):
@@ -75,9 +76,9 @@ def _fix(error: MedAlignError) -> str:
     return next((fix for kind, fix in _FIXES.items() if isinstance(error, kind)), _FIXES[StorageError])
 
 
-def _tidy(where: str) -> None:
+def _tidy(folder: str) -> None:
     try:
         with storage.patience(tries=2, seconds=5.0):
-            storage.delete_file(where)
+            storage.delete_folder(folder)  # with what a conditional write leaves beside the file
     except MedAlignError:
         pass  # it could not be written, and that is told

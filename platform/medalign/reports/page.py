@@ -17,6 +17,7 @@ from medalign import storage
 from medalign.reports.annotated_table import tabulate_annotated
 from medalign.reports.curves import curves
 from medalign.reports.matching import draw_affinity, draw_matching
+from medalign.reports.planned import planned
 from medalign.reports.probe_table import tabulate
 from medalign.reports.run_files import RunFiles, read
 from medalign.tracking.events import sentence
@@ -69,6 +70,7 @@ def render(run: RunFiles) -> str:
         matching=_matching(run),
         probes=[tabulate(*entry, place=place) for place, entry in enumerate(run.evaluations.items())],
         annotated=[tabulate_annotated(*entry, place=place) for place, entry in enumerate(run.annotated.items())],
+        planned=planned(run),
         events=_events(run),
         recipe=yaml.safe_dump(run.recipe, sort_keys=False, allow_unicode=True),
         versions=_versions(run.environment),
