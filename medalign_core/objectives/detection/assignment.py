@@ -36,8 +36,8 @@ def assign(
     """Give every place the smallest box that holds it near its centre and is of its level's size.
 
     A place is near a centre within `centre_radius` cells in both directions. A level takes boxes whose farthest side
-    lies more than SIZES strides of the level before it and at most SIZES of its own strides away; the first level begins
-    at 0 and the last has no end.
+    lies more than SIZES strides of the level before it and at most SIZES of its own strides away; the first level
+    begins at 0 and the last has no end.
     """
     x, y = places[None, :, None, 0], places[None, :, None, 1]  # (1, P, 1)
     left, top, right, bottom = boxes[:, None].unbind(-1)  # (B, 1, T)
