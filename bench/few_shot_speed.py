@@ -1,8 +1,9 @@
 """How long Dude trains, what the transport takes of a step, and what a thousand classes take of memory.
 
-python bench/few_shot_speed.py [--threads 2] [--parts run step memory]
+python bench/few_shot_speed.py [--threads 2] [--parts run profile step memory]
 
     run       16 shots of 11 classes on cached features, the published 50 epochs, through the last prediction
+    profile   where a step of the run goes, by self time of operators
     step      one training step of 32 images x 100 classes, N = 4 prompts, 49 tokens: the transport's share of it
     memory    the same with 1,000 classes, encoded in chunks: the peak of the whole process
 
@@ -33,11 +34,12 @@ from medalign_core.objectives.few_shot.contract import ClassTexts
 from medalign_core.objectives.few_shot.dude.settings import Dude
 from medalign_core.solvers.transport import factors
 
-TOKENS, WIDTH, VIEWS, BATCH, SHOTS = 49, 384, 4, 32, 16
+TOKENS, WIDTH, VIEWS, BATCH, SHOTS, CLASSES = 49, 384, 4, 32, 16, 11
 BANKS = ("ready:packaged_modalities", "ready:bccd_cells", "ready:chest_xray_pneumonia")  # 6 + 3 + 2 classes
 LINES = {
     "run": "16 shots x 11 classes, {steps} steps: {seconds:.1f} s, {processor:.1f} s of processor time"
     " (before it {opened:.1f} s for opening the encoder)",
+    "profile": "a step of 32 images x 11 classes: {products:.0%} matrix products, {attention:.0%} attention",
     "step": "32 images x 100 classes: {seconds:.2f} s a step, of it {share:.1%} transport, forward and backward",
     "memory": "32 images x 1,000 classes, one step in {seconds:.0f} s: {peak:.2f} GB at its peak",
 }
@@ -52,7 +54,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.alone:
-        found = {"run": whole_run, "step": step, "memory": memory}[arguments.alone]()
+        found = {"run": whole_run, "profile": profile, "step": step, "memory": memory}[arguments.alone]()
         print(json.dumps(found | {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}))
         return
     print(f"{arguments.threads} threads, torch {torch.__version__}", flush=True)
@@ -67,17 +69,37 @@ def whole_run() -> dict[str, float]:
     start = time.perf_counter()
     encoder = open_dual_encoder(Bridge())
     opened, processor = time.perf_counter(), time.process_time()
-    parts = [class_texts(bank, list(bank.classes)) for bank in map(banks.read, BANKS)]
-    names = tuple(name for part in parts for name in part.names)
-    texts = ClassTexts(
-        names=names, template="a photo of a {}.", descriptions=tuple(d for part in parts for d in part.descriptions)
-    )
-    method = Dude().build(encoder, texts, seed=0)
-    support = drawn(SHOTS, len(names))
+    method = Dude().build(encoder, texts_of_banks(), seed=0)
+    support = drawn(SHOTS, CLASSES)
     done = fit(method, support, Dude.schedule, epochs=Dude.schedule.epochs_for(SHOTS), views=1, seed=0)
     predict(method, *(x.flatten(0, 1)[:1000] for x in (support.tokens, support.pooled)))
     spent = {"seconds": time.perf_counter() - opened, "processor": time.process_time() - processor}
     return spent | {"opened": opened - start, "steps": done.steps}
+
+
+def texts_of_banks() -> ClassTexts:
+    """Return the texts of the eleven classes."""
+    parts = [class_texts(bank, list(bank.classes)) for bank in map(banks.read, BANKS)]
+    return ClassTexts(
+        names=tuple(name for part in parts for name in part.names),
+        template="a photo of a {}.",
+        descriptions=tuple(listed for part in parts for listed in part.descriptions),
+    )
+
+
+def profile() -> dict[str, float]:
+    """Return the shares of a step's self time that matrix products and attention take."""
+    method = Dude().build(open_dual_encoder(Bridge()), texts_of_banks(), seed=0).train()
+    batch = next(batches(drawn(SHOTS, CLASSES), size=BATCH, views=1, epoch=0, seed=0))
+    method(batch)[0].backward()
+    with torch.profiler.profile() as seen:
+        for _ in range(3):
+            method(batch)[0].backward()
+    spent = {entry.key: entry.self_cpu_time_total for entry in seen.key_averages()}
+    whole = sum(spent.values())
+    products = sum(spent.get(f"aten::{name}", 0) for name in ("mm", "addmm", "bmm"))
+    attention = sum(value for name, value in spent.items() if name.startswith("aten::_scaled_dot_product"))
+    return {"products": products / whole, "attention": attention / whole}
 
 
 def step() -> dict[str, float]:
