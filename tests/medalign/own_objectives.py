@@ -46,9 +46,11 @@ class Telling(InfoNCE):
 
     Attributes:
         log: the file.
+        pause: seconds that a forward takes longer, for runs that must last.
     """
 
     log: str = ""
+    pause: float = 0.0
 
     def build(self, model: nn.Module) -> InfoNCEModule:
         """Return the module."""
@@ -60,6 +62,7 @@ class Telling(InfoNCE):
         (batch,) = arguments
         if not batch.weight or not module.training:
             return
+        time.sleep(self.pause)
         first = not getattr(module, "has_told", False)
         module.has_told = True  # type: ignore[assignment]
         place = {"step": batch.key.step, "index": batch.key.index, "rank": int(os.environ["RANK"]), "pid": os.getpid()}
