@@ -104,7 +104,7 @@ def test_a_killed_run_goes_on_by_the_same_words_and_a_second_submitter_only_watc
     assert [process.returncode for process in (first, second)] == [137, 137], outs
     assert len(jobs_of(cluster, str(run))) == 1  # the second one has only watched
     for out, _ in outs:
-        assert "step 10/200" in out
+        assert "step 12/200" in out
     code, lines, err = submit(cluster, folder, *words)
     assert code == 0, "\n".join([*lines[-20:], err])
     assert lines[-1] == f"200 of 200 steps done: {run}"
