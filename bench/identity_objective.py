@@ -1,7 +1,8 @@
-"""An objective that computes nothing: what is left of a run's time is the way of the data."""
+"""Objectives that compute nothing: what is left of a run's time is the way of the data, or what is added to a sleep."""
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,3 +29,20 @@ class IdentityModule(nn.Module):
     def forward(self, batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Return (loss, stats)."""
         return (batch.images.float().mean() / 255 * self.scale).sum(), {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sleeping:
+    """A step of a known length that needs no core.
+
+    Attributes:
+        seconds: of one forward.
+    """
+
+    seconds: float = 0.5
+
+    def build(self, model: nn.Module) -> nn.Module:
+        """Return the module; the encoder is not used."""
+        module = IdentityModule()
+        module.register_forward_pre_hook(lambda *_: time.sleep(self.seconds))
+        return module
