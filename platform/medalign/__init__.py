@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from medalign.exporting import export
     from medalign.launch import dry_run, train
     from medalign.reports.page import report
-    from medalign.tune.sweep import tune
 
 __all__ = [
     "dry_run",
@@ -30,7 +29,6 @@ __all__ = [
     "report",
     "show",
     "train",
-    "tune",
     "validate",
 ]
 
@@ -45,7 +43,6 @@ _HOMES = {
     "embed": "medalign.evaluation.embed",
     "export": "medalign.exporting",
     "report": "medalign.reports.page",
-    "tune": "medalign.tune",
 }
 
 

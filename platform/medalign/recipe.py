@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -46,6 +46,7 @@ OPTIMIZERS = {
     "sgd": "medalign.training.optimizers:SGD",
     "lars": "medalign.training.optimizers:LARS",
 }
+SWEEP_SECTIONS = ("search", "tune")
 SCHEDULES = {
     "cosine": "medalign.training.schedules:Cosine",
     "step": "medalign.training.schedules:Step",
@@ -87,7 +88,7 @@ def open_recipe(name: str, overrides: Sequence[str] = ()) -> tuple[Recipe, Docum
     Raises:
         RecipeError: no such recipe, or anything wrong with a key, a type or a value.
     """
-    document = config.load(str(find(name)), overrides)
+    document = of_one_run(config.load(str(find(name)), overrides))
     recipe = config.build(Recipe, document)
     _check_fit(recipe, document)
     validate = getattr(recipe.objective, "validate", None)
@@ -97,6 +98,15 @@ def open_recipe(name: str, overrides: Sequence[str] = ()) -> tuple[Recipe, Docum
         except ValueError as error:
             raise document.error(("train", "micro_batch"), str(error), value=recipe.train.micro_batch) from error
     return recipe, document
+
+
+def of_one_run(document: Document) -> Document:
+    """Return a recipe without the sections of a sweep, which its notes say; `medalign tune` reads them."""
+    found = [name for name in SWEEP_SECTIONS if name in document.values]
+    if not found:
+        return document
+    note = f"{document.source}: {' and '.join(found)}: left to `medalign tune`; this is the recipe beside it."
+    return replace(document.without(*found), notes=(*document.notes, note))
 
 
 def _check_fit(recipe: Recipe, document: Document) -> None:

@@ -144,10 +144,11 @@ def evaluate(
 
 
 def report(run: Run) -> None:
-    """Write a run's page, one HTML file."""
+    """Write the page of a run, or of a sweep, one HTML file."""
     from medalign.reports.page import report as write
+    from medalign.reports.sweep import is_sweep, write_sweep
 
-    typer.echo(write(run))
+    typer.echo(write_sweep(run) if is_sweep(run) else write(run))
 
 
 def export(

@@ -37,10 +37,14 @@ def tune(
         raise UserError("give a recipe, or --resume URI.")
     else:
         found = sweep.tune(recipe, overrides or (), progress=typer.echo)
+    from medalign.reports.sweep import write_sweep
+
+    page = write_sweep(found.uri)
     ended = ", ".join(f"{count} {state}" for state, count in found.counted().items())
     typer.echo(f"{found.uri}: {len(found.trials)} trials: {ended}")
     for note in found.notes:
         typer.echo(note)
+    typer.echo(f"page: {page}")
     if found.best is None:
         raise typer.Exit(1)
     typer.echo(f"best: trial {found.best}, {found.metric} {found.value:.6g}: {found.uri}/best.yaml")

@@ -14,7 +14,7 @@ from medalign.few_shot.jobs import Job, caches, check_task, features_of_tests, j
 from medalign.few_shot.settings import FewShot
 from medalign.few_shot.summary import Results, summarise
 from medalign.few_shot.tuning import said_of, tuned
-from medalign.recipe import find
+from medalign.recipe import find, of_one_run
 from medalign_core.models.dual.encoder import DualEncoder
 
 Runner = Callable[[Sequence[Job], CellData], None]
@@ -60,7 +60,7 @@ def open_comparison(name: str, overrides: Sequence[str] = ()) -> FewShot:
     Raises:
         RecipeError: no such recipe, or anything wrong with a key, a type or a value.
     """
-    return config.build(FewShot, config.load(str(find(name)), overrides))
+    return config.build(FewShot, of_one_run(config.load(str(find(name)), overrides)))
 
 
 def _here(encoder: DualEncoder) -> Runner:

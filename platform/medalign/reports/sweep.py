@@ -36,7 +36,7 @@ def write_sweep(uri: str) -> str:
     """
     uri = storage.absolute(uri)
     where = storage.join(uri, folder.RECIPE)
-    if not storage.exists(where):
+    if not is_sweep(uri):
         raise RunError(f"{uri}: no sweep is here; give the tune.uri of one.")
     document = config.load(where)
     settings = config.build(Root, document.only("tune")).tune
@@ -47,6 +47,11 @@ def write_sweep(uri: str) -> str:
     target = storage.join(uri, FILE_NAME)
     storage.write_bytes(target, page.encode())
     return target
+
+
+def is_sweep(uri: str) -> bool:
+    """Tell whether a sweep lives at a place."""
+    return storage.exists(storage.join(storage.absolute(uri), folder.RECIPE))
 
 
 def render(
@@ -71,7 +76,7 @@ def render(
     keys = [axis.key for axis in space.axes]
     found = importance(trials, space, metric=metric)
     judged = [trial for trial in trials if math.isfinite(trial.values.get(metric, math.nan))]
-    drawn = {"metric": metric, "best": number}
+    drawn: dict[str, Any] = {"metric": metric, "best": number}
     return environment.get_template("sweep.html.j2").render(
         title=name.rstrip("/").rpartition("/")[2] or "sweep",
         uri=name,

@@ -34,7 +34,7 @@ def parallel(trials: Sequence[TrialRecord], axes: Sequence[Axis], *, metric: str
     keys = [axis.key for axis in axes]
     judged = [trial for trial in trials if math.isfinite(trial.values.get(metric, math.nan))]
     figures = np.array([trial.values[metric] for trial in judged])
-    with Canvas("sweep-parallel", width=max(5.2, 1.25 * (len(axes) + 1)), height=2.9) as canvas:
+    with Canvas("sweep-parallel", width=max(9.5, 1.6 * (len(axes) + 1)), height=3.4) as canvas:
         low, high = (figures.min(), figures.max()) if len(figures) else (0.0, 1.0)
         order = sorted(range(len(judged)), key=lambda place: (judged[place].number == best, figures[place]))
         for place in order:
@@ -65,7 +65,7 @@ def parallel(trials: Sequence[TrialRecord], axes: Sequence[Axis], *, metric: str
 def importances(found: Importance, keys: Sequence[str]) -> Markup:
     """Draw the share of each key as a bar."""
     names, shares = list(found.shares), list(found.shares.values())
-    with Canvas("sweep-importance", width=3.4, height=0.5 + 0.28 * len(names)) as canvas:
+    with Canvas("sweep-importance", width=5.6, height=0.4 + 0.26 * len(names)) as canvas:
         canvas.axes.barh(range(len(names)), shares, color=FIRST, height=0.6)
         canvas.axes.set_yticks(range(len(names)), [_cut(short(name, keys)) for name in names])
         canvas.axes.invert_yaxis()
@@ -81,7 +81,7 @@ def importances(found: Importance, keys: Sequence[str]) -> Markup:
 
 def learning(trials: Sequence[TrialRecord], *, metric: str, best: int | None) -> Markup:
     """Draw every trial's figure over its steps; a dot is an early stop, the best has its own colour."""
-    with Canvas("sweep-curves", width=5.2, height=2.6) as canvas:
+    with Canvas("sweep-curves", width=9.5, height=3.0) as canvas:
         for trial in sorted(trials, key=lambda trial: trial.number == best):
             steps = [report.step for report in trial.reports if metric in report.values]
             values = [report.values[metric] for report in trial.reports if metric in report.values]
