@@ -23,9 +23,12 @@ import numpy as np
 from PIL import Image
 
 BAR = 0.15
+# What is measured is what PyTorch holds: glibc gives freed blocks back at once, rather than keep them for later.
+GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
 STEPS = 3
 COMMON = ["train.workers=0", f"train.steps={STEPS}", "train.validate_every=0", "train.checkpoint_every=0"]
-COMMON += ["tracking.tensorboard=false", "data.shuffle_rows=64", "schedule.warmup_steps=0"]
+COMMON += ["tracking.tensorboard=false", "data.shuffle_rows=64", "schedule={type: constant}"]
+COMMON += ["train.epochs=null", "train.gpus_per_worker=0", "train.threads=1"]
 RESNET = ["model.embedding_size=64", "model.hidden_sizes=[64, 128, 256, 512]", "model.depths=[2, 2, 2, 2]"]
 VIT = ["model.hidden_size=384", "model.heads=6", "model.mlp_size=1536", "model.layers=8", "data.image_size=96"]
 VIT += ["model.image_size=96", "model.patch_size=8"]
@@ -80,6 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", help="settings by their first words")
     parser.add_argument("--json", type=Path, help="where the figures go")
+    parser.add_argument("--keeps", action="store_true", help="let glibc keep freed blocks, as it does by itself")
     parser.add_argument("--one", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
@@ -88,13 +92,16 @@ def main() -> None:
     chosen = {n: s for n, s in SETTINGS.items() if not arguments.only or n.startswith(tuple(arguments.only))}
     with tempfile.TemporaryDirectory() as folder:
         corpora = {IMAGES: _images(Path(folder)), CHATS: _chats(Path(folder))}
-        base = _measure("base", IMAGES, SMALLEST, corpora[IMAGES], folder)
+        base = _measure("base", IMAGES, SMALLEST, corpus=corpora[IMAGES], folder=folder, gives_back=not arguments.keeps)
         runtime = base["peak"]
         print(f"a process of next to nothing: {runtime / 1e6:.0f} MB", flush=True)
         found = []
         for name, (recipe, overrides) in chosen.items():
             corpus = corpora[CHATS if recipe == CHATS else IMAGES]
-            row = {"name": name, **_measure(name, recipe, overrides, corpus, folder)}
+            row = {
+                "name": name,
+                **_measure(name, recipe, overrides, corpus=corpus, folder=folder, gives_back=not arguments.keeps),
+            }
             row["planned_peak"] += runtime - base["constant"]
             row["runtime"], row["error"] = runtime, row["planned_peak"] / row["peak"] - 1
             row["own_error"] = (row["planned_peak"] - runtime) / max(row["peak"] - runtime, 1) - 1
@@ -116,13 +123,16 @@ def _line(row: dict[str, Any]) -> str:
     )
 
 
-def _measure(name: str, recipe: str, overrides: list[str], corpus: str, folder: str) -> dict[str, Any]:
+def _measure(
+    name: str, recipe: str, overrides: list[str], *, corpus: str, folder: str, gives_back: bool = True
+) -> dict[str, Any]:
     run = str(Path(folder) / "runs" / name.replace(" ", "_").replace(",", ""))
     words = [recipe, f"run.uri={run}", f"data.corpus={corpus}", *COMMON, *overrides]
     found: dict[str, Any] = {}
+    environment = {**os.environ, **(GIVES_BACK if gives_back else {}), "OMP_NUM_THREADS": "1"}
     for action in ("plan", "train"):
         command = [sys.executable, __file__, "--one", action, *words]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=1800, env=environment)
         if done.returncode:
             sys.exit(f"{name}: {action} ended with {done.returncode}\n{done.stderr[-2000:]}")
         found |= json.loads(done.stdout.splitlines()[-1])

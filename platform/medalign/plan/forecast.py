@@ -102,14 +102,17 @@ def forecast(recipe: Recipe, assumptions: Assumptions | None = None) -> Forecast
     module = meta_module(recipe, notes)
     counts = _parameters(module)
     checkpoints = _checkpoints(recipe, given, module)
-    rehearsals = Rehearsals(recipe=recipe, module=as_trained(module, recipe), lengths=lengths, plan=plan)
+    on_gpu = given.gpu is not None or bool(recipe.train.gpus_per_worker)
+    rehearsals = Rehearsals(
+        recipe=recipe, module=as_trained(module, recipe), lengths=lengths, plan=plan, reorders=not on_gpu
+    )
     passes, told = rehearsals.passes()
     model = MemoryModel(
         trained=counts.trained,
         frozen=counts.frozen,
         precision=recipe.train.precision,
         optimizer=type(recipe.optimizer).__name__,
-        on_gpu=given.gpu is not None or bool(recipe.train.gpus_per_worker),
+        on_gpu=on_gpu,
         passes=passes,
         batch_bytes=rehearsals.batch_bytes,
     )

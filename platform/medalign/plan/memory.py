@@ -11,10 +11,9 @@ from medalign.plan.static_memory import Static, static_memory
 
 GPU_RUNTIME = 1_200_000_000  # the CUDA context with its kernels, cuBLAS and NCCL; an allowance, not measured here
 CPU_RUNTIME = 720_000_000  # Python, PyTorch, transformers, DeepSpeed and pyarrow imported, one tiny run; measured
-CPU_WORKSPACE = 64_000_000  # what libraries allocate at the first larger operation; fitted, see docs/plan.md
-# Of what a micro-batch holds: what the allocator cannot give out again, and kernels' own copies. On CPUs fitted
-# to measured runs (malloc, oneDNN's reordered tensors); on GPUs an allowance for the caching allocator, not measured.
-FRAGMENTS = {"cpu": 0.39, "gpu": 0.05}
+# Of what a micro-batch holds, what the allocator cannot give out again. On GPUs an allowance for the caching allocator,
+# not measured. On CPUs none: glibc keeps freed blocks as well, up to half as much again (see docs/plan.md).
+FRAGMENTS = {"cpu": 0.0, "gpu": 0.05}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +84,7 @@ class MemoryModel:
         }
         self._passes, self._batch_bytes = passes, batch_bytes
         self._fragments = FRAGMENTS["gpu" if on_gpu else "cpu"]
-        self.runtime = GPU_RUNTIME if on_gpu else CPU_RUNTIME + CPU_WORKSPACE
+        self.runtime = GPU_RUNTIME if on_gpu else CPU_RUNTIME
 
     def static(self, *, stage: int, workers: int) -> Static:
         """Return what is there whatever the batch."""

@@ -21,6 +21,7 @@ from torch.utils.flop_counter import flop_registry
 from medalign.plan.stand_ins import standing_in
 
 _aten = torch.ops.aten
+_CONVOLUTIONS = (_aten.convolution.default, _aten.convolution_backward.default)
 _INDEXED = (_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.default)
 
 
@@ -44,9 +45,10 @@ class Rehearsed:
 class Accountant(TorchDispatchMode):
     """Counts the bytes of every storage on the meta device, and floating-point operations."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, *, reorders: bool = False) -> None:
         super().__init__()
         self.live, self.peak, self.flops = 0, 0, 0.0
+        self._reorders = reorders
         self._known = {t.untyped_storage()._cdata: 0 for t in (*module.parameters(), *module.buffers())}
 
     def count(self, operations: float) -> None:
@@ -66,6 +68,9 @@ class Accountant(TorchDispatchMode):
             self.flops += flop_registry[func._overloadpacket](*args, **kwargs, out_val=out)
         for tensor in _tensors(out):
             self._see(tensor)
+        if self._reorders and func in _CONVOLUTIONS:
+            copies = sum(t.numel() * t.element_size() for t in _tensors((args, kwargs, out)))
+            self.peak = max(self.peak, self.live + copies)
         return out
 
     def _see(self, tensor: Tensor) -> None:
@@ -82,17 +87,19 @@ class Accountant(TorchDispatchMode):
         self.live -= self._known.pop(key, 0)
 
 
-def rehearse(module: nn.Module, batch: Any) -> Rehearsed:
+def rehearse(module: nn.Module, batch: Any, *, reorders: bool = False) -> Rehearsed:
     """Return what a micro-batch of a module on the meta device needs.
 
     Args:
         module: an objective's module, called as `module(batch) -> (loss, stats)`, in training mode.
         batch: its images are on the meta device.
+        reorders: while a convolution runs there are copies of all that it reads and writes, as with oneDNN on CPUs,
+            which lays tensors out anew.
 
     Raises:
         NotImplementedError, RuntimeError, ValueError, TypeError: the module does something that needs values.
     """
-    accountant = Accountant(module)
+    accountant = Accountant(module, reorders=reorders)
     hooks = [
         p.register_post_accumulate_grad_hook(_drop_gradient) for p in module.parameters() if p.requires_grad
     ]  # finished gradients belong to the engine

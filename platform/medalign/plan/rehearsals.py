@@ -29,12 +29,14 @@ class Rehearsals:
         module: on the meta device, of the types that the engine gives its weights.
         lengths: of words, None without.
         plan: of the corpus, None where the rows are assumed.
+        reorders: count what convolutions copy on CPUs; see `rehearse`.
     """
 
     recipe: Recipe
     module: nn.Module
     lengths: Lengths | None
     plan: RunPlan | None
+    reorders: bool = False
 
     def batch(self, size: int, *, mean: bool = False) -> Any:
         """Return a micro-batch of `size` rows, of the longest words that were seen or of the mean ones."""
@@ -52,7 +54,7 @@ class Rehearsals:
         found: list[tuple[int, Rehearsed]] = []
         for size in self._sizes():
             try:
-                found.append((size, rehearse(self.module, self.batch(size))))
+                found.append((size, rehearse(self.module, self.batch(size), reorders=self.reorders)))
             except REFUSED as error:
                 cause = " ".join(str(error).split())[:160]
                 return [], (
