@@ -93,8 +93,3 @@ def test_every_job_starts_from_a_clean_checkout(cluster, checkout):
     )
     assert done.returncode == 0, done.stdout[-3000:]
     assert done.stdout.count("Usage: medalign") == len([name for name in JOBS if name != "demo.py"])
-
-
-def test_the_demo_runs_as_a_job(cluster, checkout):
-    lines = told(submit(cluster, checkout, "python", "jobs/demo.py", "--local", timeout=850))
-    assert lines[-1].endswith("runs/demo/report.html")
