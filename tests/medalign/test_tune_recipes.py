@@ -141,7 +141,7 @@ TRAINING = {
 }
 
 
-def test_a_training_trial_is_a_run_that_its_best_recipe_repeats_to_the_bit(tmp_path):
+def test_a_training_trial_is_a_run_that_its_best_recipe_repeats_to_the_bit(tmp_path, ray_local):
     write_folder(tmp_path / "images", per_class=40, patients=20)
     prepare(str(tmp_path / "images"), format="image-folder", out=str(tmp_path / "corpus"))
     tune = {"uri": str(tmp_path / "sweep"), "metric": "loss", "mode": "min", "trials": 1}
